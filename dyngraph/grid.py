@@ -1,0 +1,287 @@
+"""The node layout of a batch of feature maps, and the way from maps to graphs and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+Shape = tuple[int, ...]
+FeatureMaps = Tensor | Sequence[Tensor]
+
+
+class Grid:
+    r"""The node layout of a batch of feature maps whose sizes may differ from map to map.
+
+    Nodes are numbered map after map and row-major inside a map. Neighbouring maps of equal size
+    form a *run*; a batch ``[B, C, *spatial]`` is a single run.
+
+    Args:
+        sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}.
+        device: Where :attr:`sizes`, :attr:`ptr`, :attr:`batch` and :attr:`pos` are created.
+            Defaults to the device of ``sizes``.
+
+    Raises:
+        TypeError: If ``sizes`` are not integers.
+        ValueError: If ``sizes`` is not of shape ``[B, P]`` or holds a negative number.
+    """
+
+    runs: tuple[tuple[int, Shape], ...]
+    num_axes: int
+    device: torch.device
+
+    def __init__(
+        self,
+        sizes: Tensor | Sequence[Sequence[int]],
+        device: torch.device | str | None = None,
+    ) -> None:
+        table = torch.as_tensor(sizes, device="cpu")
+        if table.dim() != 2:
+            raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
+        if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
+            raise TypeError(f"sizes: expected integers, got {table.dtype}")
+        shapes = [tuple(row) for row in table.tolist()]
+        if any(length < 0 for shape in shapes for length in shape):
+            raise ValueError(f"sizes: expected no negative number, got {shapes}")
+        if device is None:
+            device = sizes.device if isinstance(sizes, Tensor) else "cpu"
+        self._set(
+            tuple((len(list(run)), shape) for shape, run in groupby(shapes)),
+            table.shape[1],
+            torch.device(device),
+        )
+
+    def _set(
+        self, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
+    ) -> None:
+        if num_axes not in (1, 2, 3):
+            raise ValueError(f"expected maps with 1, 2 or 3 spatial axes, got {num_axes}")
+        self.runs = runs
+        self.num_axes = num_axes
+        self.device = device
+
+    @classmethod
+    def _from_runs(
+        cls, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
+    ) -> Grid:
+        grid = cls.__new__(cls)
+        grid._set(runs, num_axes, device)
+        return grid
+
+    @classmethod
+    def of(cls, maps: FeatureMaps) -> Grid:
+        r"""The grid of one batch ``[B, C, *spatial]`` or of a list of maps ``[C, *spatial]``.
+
+        Raises:
+            TypeError: If ``maps`` is neither.
+            ValueError: If ``maps`` is empty or its number of axes is wrong or varies.
+        """
+        if isinstance(maps, Tensor):
+            if maps.dim() < 3:
+                raise ValueError(
+                    f"maps: expected a batch [B, C, *spatial], got shape {list(maps.shape)}"
+                )
+            runs = ((maps.shape[0], tuple(maps.shape[2:])),)
+            return cls._from_runs(runs, maps.dim() - 2, maps.device)
+        if not isinstance(maps, (list, tuple)) or not all(isinstance(m, Tensor) for m in maps):
+            raise TypeError(
+                f"maps: expected a tensor or a list of tensors, got {type(maps).__name__}"
+            )
+        if not maps:
+            raise ValueError("maps: expected at least one map, got an empty list")
+        axes = {m.dim() - 1 for m in maps}
+        if len(axes) > 1:
+            raise ValueError(
+                f"maps: expected the same number of axes in each, got {[m.dim() for m in maps]}"
+            )
+        shapes = (tuple(m.shape[1:]) for m in maps)
+        runs = tuple((len(list(run)), shape) for shape, run in groupby(shapes))
+        return cls._from_runs(runs, axes.pop(), maps[0].device)
+
+    @property
+    def shapes(self) -> list[Shape]:
+        r"""The spatial shape of each map."""
+        return [shape for count, shape in self.runs for _ in range(count)]
+
+    @property
+    def batch_size(self) -> int:
+        r"""The number of maps, B."""
+        return sum(count for count, _ in self.runs)
+
+    @property
+    def num_nodes(self) -> int:
+        r"""The number of nodes of all maps together, N."""
+        return sum(count * math.prod(shape) for count, shape in self.runs)
+
+    @property
+    def sizes(self) -> Tensor:
+        r"""The spatial sizes of the maps, ``[B, P]``."""
+        rows = [
+            torch.tensor(shape, device=self.device).expand(count, self.num_axes)
+            for count, shape in self.runs
+        ]
+        if not rows:
+            return torch.empty(0, self.num_axes, dtype=torch.long, device=self.device)
+        return torch.cat(rows)
+
+    @property
+    def ptr(self) -> Tensor:
+        r"""The first node of each map, and N at the end, ``[B + 1]``."""
+        start = torch.zeros(1, dtype=torch.long, device=self.device)
+        return torch.cat([start, self.sizes.prod(dim=1).cumsum(0)])
+
+    @property
+    def batch(self) -> Tensor:
+        r"""The map of each node, ``[N]``."""
+        maps = torch.arange(self.batch_size, device=self.device)
+        return maps.repeat_interleave(self.sizes.prod(dim=1), output_size=self.num_nodes)
+
+    @property
+    def pos(self) -> Tensor:
+        r"""The position of each node in its map, ``[N, P]``, float32, in units of nodes."""
+        positions = [_positions(shape, self.device).repeat(count, 1) for count, shape in self.runs]
+        if not positions:
+            return torch.empty(0, self.num_axes, device=self.device)
+        return torch.cat(positions)
+
+    def flatten(self, maps: FeatureMaps) -> Tensor:
+        r"""Node-major features ``[N, C]`` of maps that have this layout.
+
+        A free view of a ``channels_last`` batch; a copy of a contiguous one.
+
+        Raises:
+            ValueError: If the maps' sizes or channels don't fit.
+        """
+        given = Grid.of(maps)
+        if given.shapes != self.shapes:
+            raise ValueError(f"maps: expected spatial sizes {self.shapes}, got {given.shapes}")
+        if isinstance(maps, Tensor):
+            return maps.movedim(1, -1).reshape(self.num_nodes, maps.shape[1])
+        channels = {m.shape[0] for m in maps}
+        if len(channels) > 1:
+            raise ValueError(
+                f"maps: expected the same number of channels in each, got {[m.shape[0] for m in maps]}"
+            )
+        return torch.cat([m.movedim(0, -1).reshape(-1, m.shape[0]) for m in maps])
+
+    def unflatten_runs(self, x: Tensor) -> list[Tensor]:
+        r"""One batch ``[B_r, C, *spatial]`` for each run of equally large maps, as views of ``x``."""
+        if x.dim() != 2 or x.shape[0] != self.num_nodes:
+            raise ValueError(
+                f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
+            )
+        lengths = [count * math.prod(shape) for count, shape in self.runs]
+        return [
+            part.view(count, *shape, x.shape[1]).movedim(-1, 1)
+            for part, (count, shape) in zip(x.split(lengths), self.runs, strict=True)
+        ]
+
+    def unflatten(self, x: Tensor) -> Tensor | list[Tensor]:
+        r"""Feature maps of node features ``x: [N, C]``.
+
+        Returns:
+            ``[B, C, *spatial]`` (a ``channels_last`` view) where all maps have one size, else the
+            list of maps ``[C, *spatial]``.
+
+        Raises:
+            ValueError: If ``x`` does not have N rows.
+        """
+        runs = self.unflatten_runs(x)
+        if len(runs) == 1:
+            return runs[0]
+        return [feature_map for run in runs for feature_map in run]
+
+    def coarsen(self, factor: int) -> Grid:
+        r"""The layout of the maps' cells of ``factor`` nodes along each axis, the last one partial."""
+        runs = tuple(
+            (count, tuple(-(-length // factor) for length in shape)) for count, shape in self.runs
+        )
+        return Grid._from_runs(runs, self.num_axes, self.device)
+
+    def to(self, device: torch.device | str) -> Grid:
+        r"""The same layout on another device."""
+        return Grid._from_runs(self.runs, self.num_axes, torch.device(device))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grid):
+            return NotImplemented
+        return self.num_axes == other.num_axes and self.shapes == other.shapes
+
+    def __hash__(self) -> int:
+        return hash((self.num_axes, tuple(self.shapes)))
+
+    def __repr__(self) -> str:
+        return f"Grid({self.shapes})"
+
+
+def _positions(shape: Shape, device: torch.device) -> Tensor:
+    axes = [torch.arange(length, dtype=torch.float32, device=device) for length in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, len(shape))
+
+
+class GridData(Data):
+    r"""A graph whose nodes are the nodes of feature maps: :obj:`x`, :obj:`pos` and :attr:`grid`."""
+
+    @property
+    def grid(self) -> Grid:
+        r"""The node layout.
+
+        Raises:
+            ValueError: If nodes were added or removed, so that they are no feature map any more.
+        """
+        grid = Grid(self.map_size)
+        if grid.num_nodes != self.num_nodes:
+            raise ValueError(
+                f"graph: its {self.num_nodes} nodes are not the {grid.num_nodes} nodes of "
+                f"feature maps of sizes {grid.shapes}"
+            )
+        return grid
+
+    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+        return 0 if key == "map_size" else super().__cat_dim__(key, value, *args, **kwargs)
+
+
+def to_graph(maps: FeatureMaps) -> Batch:
+    r"""Turns feature maps into a :class:`torch_geometric.data.Batch` of graphs without edges.
+
+    Args:
+        maps: One batch ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``, whose sizes may
+            differ.
+
+    Returns:
+        A batch with one graph per map: ``x [N, C]``, ``pos [N, P]``, ``batch``, ``ptr`` and ``grid``.
+
+    Raises:
+        TypeError: If ``maps`` is neither a tensor nor a list of tensors.
+        ValueError: If ``maps`` is empty, or its axes or channels don't fit.
+    """
+    layout = Grid.of(maps)
+    if layout.batch_size == 0:
+        raise ValueError("maps: expected at least one map, got an empty batch")
+    return Batch.from_data_list([_to_data(feature_map) for feature_map in maps])
+
+
+def _to_data(feature_map: Tensor) -> GridData:
+    maps = feature_map.unsqueeze(0)
+    grid = Grid.of(maps)
+    return GridData(x=grid.flatten(maps), pos=grid.pos, map_size=grid.sizes)
+
+
+def to_feature_map(graph: Data) -> Tensor | list[Tensor]:
+    r"""The inverse of :func:`to_graph`.
+
+    Returns:
+        ``[B, C, *spatial]`` where all maps have one size, else the list of maps ``[C, *spatial]``.
+
+    Raises:
+        TypeError: If ``graph`` has no grid.
+        ValueError: If its nodes are no feature map any more.
+    """
+    if not isinstance(graph, GridData):
+        raise TypeError(f"graph: expected a graph made by to_graph, got {type(graph).__name__}")
+    return graph.grid.unflatten(graph.x)

@@ -1,0 +1,7 @@
+"""Message passing layers on graphs."""
+
+from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.conv.nonlocal_conv import NonLocalConv
+from dyngraph.nn.conv.repgraph_conv import RepGraphConv
+
+__all__ = ["AttentionConv", "NonLocalConv", "RepGraphConv"]

@@ -1,0 +1,77 @@
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.typing import PairTensor
+
+from dyngraph.grid import Grid
+from dyngraph.nn.conv.attention_conv import AttentionConv
+
+
+class NonLocalConv(AttentionConv):
+    r"""The Non-local operator: attention over all nodes of the same map.
+
+    .. math::
+        \tilde{\mathbf{x}}_i = \sum_j \mathrm{softmax}_j \big(
+        \theta(\mathbf{x}_i) \cdot \phi(\mathbf{x}_j) \big) \, g(\mathbf{x}_j)
+
+    From "Non-local Neural Networks" (CVPR 2018) in the notation of "Representative Graph Neural
+    Network" (ECCV 2020), Eq. 1-2. On a grid it runs
+    :func:`~torch.nn.functional.scaled_dot_product_attention` and never holds an ``[N, N]`` matrix,
+    unless attention weights are asked for.
+
+    Args:
+        in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
+            holds the channels of source and target nodes.
+        hidden_channels: The channels of queries, keys, values and output. None: no projections.
+        groups: The number of contiguous channel groups, each with its own attention.
+        bias: Whether the projections have biases.
+        **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
+
+    Shapes:
+        - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
+        - **output:** ``[N, hidden_channels]``
+    """
+
+    def attend(
+        self, x: PairTensor, grid: Grid, return_edges: bool
+    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+        if return_edges:
+            return self.forward(x, _all_pairs(grid), return_attention_weights=True)
+        query, key, value = self.queries_keys_values(x)
+        lengths = [count * _num_nodes(shape) for count, shape in grid.runs]
+        out = [
+            _attention(q, k, v, count, self.groups)
+            for q, k, v, (count, _) in zip(
+                query.split(lengths), key.split(lengths), value.split(lengths), grid.runs
+            )
+        ]
+        return (out[0] if len(out) == 1 else torch.cat(out)), None
+
+
+def _num_nodes(shape: Tuple[int, ...]) -> int:
+    num_nodes = 1
+    for length in shape:
+        num_nodes *= length
+    return num_nodes
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, maps: int, groups: int) -> Tensor:
+    """Attention inside each of several equally large maps, ``[maps * n, C]``."""
+    query, key, value = (
+        part.unflatten(0, (maps, -1)).unflatten(2, (groups, -1)).transpose(1, 2)
+        for part in (query, key, value)
+    )
+    out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    return out.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _all_pairs(grid: Grid) -> Tensor:
+    """The complete graph of each map, self-loops included, ``[2, sum of n^2]``."""
+    pairs, first = [], 0
+    for shape in grid.shapes:
+        nodes = first + torch.arange(_num_nodes(shape), device=grid.device)
+        pairs.append(torch.cartesian_prod(nodes, nodes).t().flip(0))
+        first += len(nodes)
+    return torch.cat(pairs, dim=1)

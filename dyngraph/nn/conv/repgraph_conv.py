@@ -1,0 +1,92 @@
+from typing import Optional, Tuple, Union
+
+from torch import Tensor, nn
+from torch_geometric.typing import PairTensor
+
+from dyngraph.grid import Grid
+from dyngraph.neighborhood import Neighborhood
+from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.ops import sampled_attention
+from dyngraph.samplers import OffsetSampler
+
+
+class RepGraphConv(AttentionConv):
+    r"""The representative graph operator: attention over a few nodes at learned offsets.
+
+    .. math::
+        \tilde{\mathbf{x}}_i = \sum_{n=1}^S \mathrm{softmax}_n \big( \theta(\mathbf{x}_i) \cdot
+        \phi(\mathbf{x})(\mathbf{p}_{i,n}) \big) \, g(\mathbf{x})(\mathbf{p}_{i,n}), \quad
+        \mathbf{p}_{i,n} = \mathbf{pos}_i + \Delta_n(\mathbf{x}_i)
+
+    From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-9, where
+    :math:`\mathbf{f}(\mathbf{p})` is multilinear interpolation.
+
+    Args:
+        in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
+            holds the channels of source and target nodes.
+        hidden_channels: The channels of queries, keys, values and output. None: no projections,
+            as in the bottleneck layer.
+        num_samples: S, the number of representative nodes.
+        groups: The number of contiguous channel groups, each with its own attention (the paper's
+            Group RepGraph).
+        cell_size: The length of the cells that share their samples (the paper's Grid RepGraph).
+        num_axes: The number of spatial axes.
+        sampler: Another module from node features and grid to a
+            :class:`~dyngraph.Neighborhood`, in the place of
+            :class:`~dyngraph.samplers.OffsetSampler`.
+        bias: Whether the projections have biases.
+        backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
+        **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
+
+    Shapes:
+        - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
+        - **output:** ``[N, hidden_channels]``
+    """
+
+    def __init__(
+        self,
+        in_channels: Union[int, Tuple[int, int]],
+        hidden_channels: Optional[int],
+        num_samples: int = 9,
+        groups: int = 1,
+        cell_size: int = 1,
+        num_axes: int = 2,
+        sampler: Optional[nn.Module] = None,
+        bias: bool = True,
+        backend: str = "auto",
+        **kwargs,
+    ):
+        super().__init__(in_channels, hidden_channels, groups, bias, **kwargs)
+        if sampler is None:
+            target_channels = in_channels if isinstance(in_channels, int) else in_channels[1]
+            sampler = OffsetSampler(target_channels, num_samples, num_axes, cell_size)
+        self.sampler = sampler
+        self.backend = backend
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        self.sampler.reset_parameters()
+
+    def attend(
+        self, x: PairTensor, grid: Grid, return_edges: bool
+    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+        out, near, alpha = self.sample(x, grid)
+        return out, self._edges(near, alpha) if return_edges else None
+
+    def sample(
+        self, x: Union[Tensor, PairTensor], grid: Grid
+    ) -> Tuple[Tensor, Neighborhood, Tensor]:
+        r"""The output, the samples of all nodes, and their attention ``[N, G, K]``."""
+        x = (x, x) if isinstance(x, Tensor) else x
+        near = self.sampler(x[1], grid)
+        query, key, value = self.queries_keys_values(x)
+        out, alpha = sampled_attention(
+            query, key, value, near, self.groups, return_weights=True, backend=self.backend
+        )
+        return out, near, alpha
+
+    @staticmethod
+    def _edges(near: Neighborhood, alpha: Tensor) -> Tuple[Tensor, Tensor]:
+        edge_index, _ = near.edge_index()
+        corner_alpha = alpha.transpose(1, 2).unsqueeze(2) * near.corner_weight.unsqueeze(3)
+        return edge_index, corner_alpha.flatten(0, 2)

@@ -1,0 +1,77 @@
+"""The ``"pyg"`` backend: materialised edges and ``propagate``, the reference for the others."""
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import MessagePassing
+
+from dyngraph.neighborhood import Neighborhood
+
+
+class EdgeSum(MessagePassing):
+    r"""The weighted sum :math:`\mathbf{y}_i = \sum_j w_{j,i} \, \mathbf{x}_j` over given edges."""
+
+    def __init__(self, flow: str = "source_to_target") -> None:
+        super().__init__(aggr="add", flow=flow, node_dim=0)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, weight: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        # propagate_type: (x: Tensor, weight: Tensor)
+        return self.propagate(edge_index, x=x, weight=weight, size=size)
+
+    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+        return weight * x_j
+
+
+def _sample_edges(near: Neighborhood) -> Tensor:
+    """Edges from every corner to its sample, ``[2, N * K * 2^P]``; sample k of node n is n K + k."""
+    source = near.corner_index
+    num_samples = source.shape[0] * source.shape[1]
+    target = torch.arange(num_samples, device=source.device).repeat_interleave(source.shape[2])
+    return torch.stack([source.flatten(), target])
+
+
+def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    num_nodes, _, num_samples = weight.shape
+    edge_weight = weight.transpose(1, 2).reshape(-1, 1)
+    size = (x.shape[0], num_nodes * num_samples)
+    out = EdgeSum()((x, None), _sample_edges(near), edge_weight, size)
+    return out.view(num_nodes, num_samples, x.shape[1])
+
+
+def scatter_interpolate(values: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    edge_weight = weight.transpose(1, 2).reshape(-1, 1)
+    samples = values.flatten(0, 1)
+    size = (near.grid.num_nodes, samples.shape[0])
+    return EdgeSum(flow="target_to_source")((None, samples), _sample_edges(near), edge_weight, size)
+
+
+def sampled_score(
+    query: Tensor, key: Tensor, near: Neighborhood, weight: Tensor, groups: int
+) -> Tensor:
+    samples = interpolate(key, near, weight).unflatten(2, (groups, -1))
+    return torch.einsum("ngc,nkgc->ngk", query.unflatten(1, (groups, -1)), samples)
+
+
+def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    edge_index, _ = near.edge_index()
+    groups = attention.shape[1]
+    edge_weight = torch.einsum("ngk,nck->nkcg", attention, weight).reshape(-1, groups, 1)
+    x = value.unflatten(1, (groups, -1))
+    size = (value.shape[0], attention.shape[0])
+    return EdgeSum()((x, None), edge_index, edge_weight, size).flatten(1)
+
+
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    weight: Tensor,
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    score = scale * sampled_score(query, key, near, weight, groups)
+    alpha = (score if bias is None else score + bias).softmax(dim=-1)
+    return sampled_sum(alpha, value, near, weight), alpha

@@ -1,0 +1,219 @@
+r"""Sampling and message passing on a :class:`~dyngraph.Neighborhood`.
+
+Two primitives carry everything, and each is the other's gradient: :func:`sampled_score` (dot
+products with interpolated keys) and :func:`sampled_sum` (weighted sums of interpolated values).
+
+Features of a half type are computed in float32 and returned in their own type. Positions and
+interpolation weights are never rounded to a half type.
+"""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from dyngraph.neighborhood import Neighborhood
+from dyngraph.ops import pyg_backend, torch_backend
+from dyngraph.ops.backend import resolve_backend
+
+_MODULES: dict[str, ModuleType] = {"pyg": pyg_backend, "torch": torch_backend}
+
+
+def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
+    r"""Multilinear interpolation of node features at the samples, ``[M, C] -> [N, K, C]``.
+
+    Equal to :func:`torch.nn.functional.grid_sample` with ``align_corners=True``, in units of nodes.
+
+    Args:
+        x: Sender features ``[M, C]``.
+        near: The samples of N nodes.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Raises:
+        ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
+    """
+    _check_table("x", x, near)
+    (x_,), weight = _computed(near, x)
+    return _backend(backend).interpolate(x_, near, weight).to(x.dtype)
+
+
+def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
+    r"""The adjoint of :func:`interpolate`: spreads samples to their corners, ``[N, K, C] -> [M, C]``.
+
+    Args:
+        values: Features of the samples ``[N, K, C]``.
+        near: The samples of N nodes.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Raises:
+        ValueError: If ``values`` is not of shape ``[N, K, C]``, or ``backend`` is unknown.
+    """
+    if values.dim() != 3 or values.shape[:2] != near.pos.shape[:2]:
+        n, k = near.pos.shape[:2]
+        raise ValueError(
+            f"values: expected shape [N, K, C] = [{n}, {k}, C], got {list(values.shape)}"
+        )
+    (values_,), weight = _computed(near, values)
+    return _backend(backend).scatter_interpolate(values_, near, weight).to(values.dtype)
+
+
+def sampled_score(
+    query: Tensor, key: Tensor, near: Neighborhood, groups: int = 1, *, backend: str = "auto"
+) -> Tensor:
+    r"""Dot products with interpolated keys.
+
+    .. math::
+        s_{i,g,k} = \mathbf{q}_{i,g} \cdot \mathbf{k}_g(\mathbf{p}_{i,k})
+
+    Args:
+        query: ``[N, C]``, a row for every node that listens.
+        key: ``[M, C]``, a row for every sender node.
+        near: The samples of N nodes.
+        groups: G, the number of contiguous channel groups.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Returns:
+        ``[N, G, K]``.
+
+    Raises:
+        ValueError: If shapes don't fit, ``groups`` does not divide C, or ``backend`` is unknown.
+    """
+    _check_query(query, near)
+    _check_table("key", key, near)
+    _check_channels(query, key)
+    _check_groups(groups, key.shape[1])
+    (query_, key_), weight = _computed(near, query, key)
+    return _backend(backend).sampled_score(query_, key_, near, weight, groups).to(query.dtype)
+
+
+def sampled_sum(
+    weight: Tensor, value: Tensor, near: Neighborhood, *, backend: str = "auto"
+) -> Tensor:
+    r"""Weighted sums of interpolated values.
+
+    .. math::
+        \mathbf{y}_{i,g} = \sum_k w_{i,g,k} \, \mathbf{v}_g(\mathbf{p}_{i,k})
+
+    Args:
+        weight: ``[N, G, K]``, where G divides C.
+        value: ``[M, C]``, a row for every sender node.
+        near: The samples of N nodes.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Returns:
+        ``[N, C]``.
+
+    Raises:
+        ValueError: If shapes don't fit, or ``backend`` is unknown.
+    """
+    n, k = near.pos.shape[:2]
+    if weight.dim() != 3 or (weight.shape[0], weight.shape[2]) != (n, k):
+        raise ValueError(
+            f"weight: expected shape [N, G, K] = [{n}, G, {k}], got {list(weight.shape)}"
+        )
+    _check_table("value", value, near)
+    _check_groups(weight.shape[1], value.shape[1])
+    (weight_, value_), corner_weight = _computed(near, weight, value)
+    return _backend(backend).sampled_sum(weight_, value_, near, corner_weight).to(value.dtype)
+
+
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    groups: int = 1,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    *,
+    return_weights: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Attention of every node over its samples.
+
+    .. math::
+        \mathbf{y}_{i,g} = \sum_k \mathrm{softmax}_k \big( \sigma \, \mathbf{q}_{i,g} \cdot
+        \mathbf{k}_g(\mathbf{p}_{i,k}) + b_{i,g,k} \big) \, \mathbf{v}_g(\mathbf{p}_{i,k})
+
+    Passing the same tensor as ``key`` and ``value`` samples it only once.
+
+    Args:
+        query: ``[N, C]``, a row for every node that listens.
+        key: ``[M, C]``, a row for every sender node.
+        value: ``[M, C']``, a row for every sender node.
+        near: The samples of N nodes.
+        groups: G, the number of contiguous channel groups, each with its own attention.
+        scale: σ, the factor of the scores. The papers use 1, not :math:`1 / \sqrt{C}`.
+        bias: ``[N, G, K]``, added to the scores.
+        return_weights: Whether to return the attention ``[N, G, K]`` too.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Returns:
+        ``[N, C']``, and the attention ``[N, G, K]`` if ``return_weights``.
+
+    Raises:
+        ValueError: If shapes don't fit, ``groups`` does not divide the channels, or ``backend`` is
+            unknown.
+    """
+    _check_query(query, near)
+    _check_table("key", key, near)
+    _check_table("value", value, near)
+    _check_channels(query, key)
+    _check_groups(groups, key.shape[1])
+    _check_groups(groups, value.shape[1])
+    shape = [near.pos.shape[0], groups, near.num_samples]
+    if bias is not None and list(bias.shape) != shape:
+        raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
+    (query_, key_), weight = _computed(near, query, key)
+    value_ = key_ if value is key else value.to(key_.dtype)
+    out, alpha = _backend(backend).sampled_attention(
+        query_,
+        key_,
+        value_,
+        near,
+        weight,
+        groups,
+        float(scale),
+        None if bias is None else bias.to(key_.dtype),
+    )
+    out = out.to(value.dtype)
+    return (out, alpha) if return_weights else out
+
+
+def _backend(name: str) -> ModuleType:
+    return _MODULES[resolve_backend(name)]
+
+
+def _computed(near: Neighborhood, *features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Features and interpolation weights in the dtype of the computation, at least float32."""
+    dtype = torch.float32
+    for feature in features:
+        dtype = torch.promote_types(dtype, feature.dtype)
+    return tuple(feature.to(dtype) for feature in features), near.weight.to(dtype)
+
+
+def _check_query(query: Tensor, near: Neighborhood) -> None:
+    if query.dim() != 2 or query.shape[0] != near.receiver.num_nodes:
+        raise ValueError(
+            f"query: expected shape [N, C] = [{near.receiver.num_nodes}, C], "
+            f"got {list(query.shape)}"
+        )
+
+
+def _check_table(name: str, table: Tensor, near: Neighborhood) -> None:
+    if table.dim() != 2 or table.shape[0] != near.grid.num_nodes:
+        raise ValueError(
+            f"{name}: expected shape [M, C] = [{near.grid.num_nodes}, C], got {list(table.shape)}"
+        )
+
+
+def _check_channels(query: Tensor, key: Tensor) -> None:
+    if query.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"key: expected as many channels as query ({query.shape[1]}), got {key.shape[1]}"
+        )
+
+
+def _check_groups(groups: int, channels: int) -> None:
+    if groups < 1 or channels % groups:
+        raise ValueError(f"groups: expected a divisor of {channels} channels, got {groups}")

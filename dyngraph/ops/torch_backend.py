@@ -1,0 +1,51 @@
+"""The ``"torch"`` backend: weighted gathers on node-major tables, without ``[N, K, C]`` tensors."""
+
+from torch import Tensor
+
+from dyngraph.neighborhood import Neighborhood
+from dyngraph.ops.attention import attention
+from dyngraph.ops.primitives import gather_dot, gather_sum, scatter
+
+
+def _sample_corners(near: Neighborhood, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices ``[N * K, 2^P]`` and weights ``[N * K, 1, 2^P]`` with a row for every sample."""
+    corners = weight.shape[1]
+    index = near.index.transpose(1, 2).reshape(-1, corners)
+    return index, weight.transpose(1, 2).reshape(-1, 1, corners)
+
+
+def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    index, weight = _sample_corners(near, weight)
+    return gather_sum(weight, x, index).view(-1, near.num_samples, x.shape[1])
+
+
+def scatter_interpolate(values: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    index, weight = _sample_corners(near, weight)
+    return scatter(weight, values.flatten(0, 1), index, near.grid.num_nodes)
+
+
+def sampled_score(
+    query: Tensor, key: Tensor, near: Neighborhood, weight: Tensor, groups: int
+) -> Tensor:
+    corner_score = gather_dot(query, key, near.index.flatten(1), groups)
+    return (corner_score.view(-1, groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(dim=2)
+
+
+def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    corner_weight = (attention.unsqueeze(2) * weight.unsqueeze(1)).flatten(2)
+    return gather_sum(corner_weight, value, near.index.flatten(1))
+
+
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    weight: Tensor,
+    groups: int,
+    scale: float,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    own_value = None if value is key else value
+    out, alpha, _ = attention(query, key, own_value, near.index, weight, bias, groups, scale)
+    return out, alpha

@@ -1,0 +1,143 @@
+"""Where the nodes of a grid listen: modules that turn node features into a Neighborhood."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.nn.dense.linear import Linear
+
+from dyngraph.grid import Grid
+from dyngraph.neighborhood import Neighborhood
+
+_AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+class OffsetLinear(Linear):
+    r"""A linear layer that predicts K offsets of P coordinates, ``[N, C] -> [N, K, P]``.
+
+    Its weights start at zero and its biases spread out evenly around the node: with equal biases
+    all K samples of a node would get the same gradient and never separate. It computes in at least
+    float32 under any autocast.
+
+    Args:
+        in_channels: C, or -1 to take it from the first input.
+        num_samples: K.
+        num_axes: P.
+        spread: The largest distance of an initial offset along each axis, in nodes.
+    """
+
+    def __init__(self, in_channels: int, num_samples: int, num_axes: int, spread: float) -> None:
+        self.num_samples = num_samples
+        self.num_axes = num_axes
+        self.spread = spread
+        super().__init__(in_channels, num_samples * num_axes)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.uniform_(self.bias, -self.spread, self.spread)
+        if not isinstance(self.weight, nn.UninitializedParameter):
+            nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            offset = F.linear(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+        return offset.view(-1, self.num_samples, self.num_axes)
+
+
+class OffsetSampler(nn.Module):
+    r"""RepGraph's sampling of representative nodes at learned offsets.
+
+    .. math::
+        \mathbf{p}_{i,n} = \mathbf{pos}_i + \Delta_n(\mathbf{x}_i), \quad n = 1 \dots S
+
+    From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-7. With ``cell_size`` > 1, cells of
+    ``cell_size`` nodes along each axis share one set of samples (Grid RepGraph): offsets are
+    predicted from the average of the cell's nodes and added to the position of its first node.
+
+    Args:
+        in_channels: The channels of the nodes, or -1 to take them from the first input.
+        num_samples: S, the number of samples of a node.
+        num_axes: P, the number of spatial axes.
+        cell_size: The length of a cell, in nodes. Cells at the end of a map may be smaller.
+        spread: The largest initial offset along each axis, in nodes.
+
+    Raises:
+        ValueError: If a number is not positive, or ``num_axes`` is not 1, 2 or 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_samples: int = 9,
+        num_axes: int = 2,
+        cell_size: int = 1,
+        spread: float = 8.0,
+    ) -> None:
+        super().__init__()
+        if num_samples < 1:
+            raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
+        if num_axes not in _AVG_POOL:
+            raise ValueError(f"num_axes: expected 1, 2 or 3, got {num_axes}")
+        if cell_size < 1:
+            raise ValueError(f"cell_size: expected at least 1, got {cell_size}")
+        self.num_samples = num_samples
+        self.num_axes = num_axes
+        self.cell_size = cell_size
+        self.offset = OffsetLinear(in_channels, num_samples, num_axes, spread)
+
+    def reset_parameters(self) -> None:
+        r"""Spreads the offsets out around the node again."""
+        self.offset.reset_parameters()
+
+    def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
+        r"""The samples of all nodes.
+
+        Args:
+            x: Node features ``[N, C]``.
+            grid: Their layout.
+
+        Raises:
+            ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
+        """
+        if grid.num_axes != self.num_axes:
+            raise ValueError(
+                f"grid: expected {self.num_axes} spatial axes, got {grid.num_axes} ({grid})"
+            )
+        if self.cell_size == 1:
+            offset = self.offset(x)
+            return Neighborhood(grid, grid.pos.to(offset.dtype).unsqueeze(1) + offset)
+        cells, cell_of_node = _cells(grid, self.cell_size)
+        offset = self.offset(_cell_average(x, grid, self.cell_size))
+        anchor = cells.pos.to(offset.dtype) * self.cell_size
+        return Neighborhood(grid, (anchor.unsqueeze(1) + offset)[cell_of_node])
+
+    def __repr__(self) -> str:
+        cell_size = f", cell_size={self.cell_size}" if self.cell_size > 1 else ""
+        return (
+            f"{self.__class__.__name__}({self.offset.in_channels}, "
+            f"num_samples={self.num_samples}, num_axes={self.num_axes}{cell_size})"
+        )
+
+
+def _cells(grid: Grid, size: int) -> tuple[Grid, Tensor]:
+    """The grid of cells, and the cell of each node ``[N]``."""
+    cells = grid.coarsen(size)
+    position = grid.pos.long() // size
+    cell = torch.zeros_like(position[:, 0])
+    for coordinate, length in zip(
+        position.unbind(-1), cells.sizes[grid.batch].unbind(-1), strict=True
+    ):
+        cell = cell * length + coordinate
+    return cells, cell + cells.ptr[grid.batch]
+
+
+def _cell_average(x: Tensor, grid: Grid, size: int) -> Tensor:
+    """The average of the nodes of each cell, in at least float32."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    pool = _AVG_POOL[grid.num_axes]
+    runs = [
+        pool(maps, size, ceil_mode=True, count_include_pad=False) for maps in grid.unflatten_runs(x)
+    ]
+    return torch.cat([maps.movedim(1, -1).reshape(-1, x.shape[1]) for maps in runs])
