@@ -86,8 +86,8 @@ class Grid:
                 raise ValueError(
                     f"maps: expected a batch [B, C, *spatial], got shape {list(maps.shape)}"
                 )
-            runs = ((maps.shape[0], tuple(maps.shape[2:])),)
-            return cls._from_runs(runs, maps.dim() - 2, maps.device)
+            run = (maps.shape[0], tuple(maps.shape[2:]))
+            return cls._from_runs((run,), maps.dim() - 2, maps.device)
         if not isinstance(maps, (list, tuple)) or not all(isinstance(m, Tensor) for m in maps):
             raise TypeError(
                 f"maps: expected a tensor or a list of tensors, got {type(maps).__name__}"
@@ -165,12 +165,13 @@ class Grid:
         channels = {m.shape[0] for m in maps}
         if len(channels) > 1:
             raise ValueError(
-                f"maps: expected the same number of channels in each, got {[m.shape[0] for m in maps]}"
+                f"maps: expected the same number of channels in each, "
+                f"got {[m.shape[0] for m in maps]}"
             )
         return torch.cat([m.movedim(0, -1).reshape(-1, m.shape[0]) for m in maps])
 
     def unflatten_runs(self, x: Tensor) -> list[Tensor]:
-        r"""One batch ``[B_r, C, *spatial]`` for each run of equally large maps, as views of ``x``."""
+        r"""One batch ``[B_r, C, *spatial]`` for each run of equal maps, as views of ``x``."""
         if x.dim() != 2 or x.shape[0] != self.num_nodes:
             raise ValueError(
                 f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
@@ -197,7 +198,7 @@ class Grid:
         return [feature_map for run in runs for feature_map in run]
 
     def coarsen(self, factor: int) -> Grid:
-        r"""The layout of the maps' cells of ``factor`` nodes along each axis, the last one partial."""
+        r"""The layout of cells of ``factor`` nodes along each axis; the last may be partial."""
         runs = tuple(
             (count, tuple(-(-length // factor) for length in shape)) for count, shape in self.runs
         )
@@ -254,7 +255,7 @@ def to_graph(maps: FeatureMaps) -> Batch:
             differ.
 
     Returns:
-        A batch with one graph per map: ``x [N, C]``, ``pos [N, P]``, ``batch``, ``ptr`` and ``grid``.
+        A batch of a graph a map: ``x [N, C]``, ``pos [N, P]``, ``batch``, ``ptr`` and ``grid``.
 
     Raises:
         TypeError: If ``maps`` is neither a tensor nor a list of tensors.

@@ -65,7 +65,7 @@ class Neighborhood:
         self.receiver = receiver
         self.pos = pos
         self.padding_mode = padding_mode
-        #: Corner indices (sender nodes) and interpolation weights, ``[N, 2^P, K]``: a plane a corner.
+        #: Indices (sender nodes) and weights of the corners, ``[N, 2^P, K]``, a plane a corner.
         self.index, self.weight = _corners(grid, receiver, pos, padding_mode)
 
     @property
@@ -107,18 +107,16 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
     sizes = grid.sizes[image].unsqueeze(1).unbind(-1)
     # An infinite position would weigh 0 below; it has to show as NaN.
     pos = torch.where(pos.isfinite(), pos, torch.nan)
-    indices, weights = [], []
-    for p, size in zip(pos.unbind(-1), sizes, strict=True):
-        index, weight = _axis_corners(p, size.to(p.dtype), padding_mode)
-        indices.append(index)
-        weights.append(weight)
+    axes = [
+        _axis_corners(p, size.to(p.dtype), padding_mode)
+        for p, size in zip(pos.unbind(-1), sizes, strict=True)
+    ]
     corner_index, corner_weight = [], []
-    for corner in product((0, 1), repeat=len(sizes)):
-        node = torch.zeros_like(indices[0][0])
-        weight = torch.ones_like(weights[0][0])
-        for axis, upper in enumerate(corner):
-            node = node * sizes[axis] + indices[axis][upper]
-            weight = weight * weights[axis][upper]
+    for corner in product(*axes):
+        node, weight = corner[0]
+        for size, (axis_index, axis_weight) in zip(sizes[1:], corner[1:], strict=True):
+            node = node * size + axis_index
+            weight = weight * axis_weight
         # A map without nodes has no corner, and weighs 0: any node will do, but it has to exist.
         corner_index.append((node + start).clamp(max=max(grid.num_nodes - 1, 0)))
         corner_weight.append(weight)
@@ -127,20 +125,18 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
     return index.int() if fits else index, torch.stack(corner_weight, dim=1)
 
 
-def _axis_corners(
-    p: Tensor, size: Tensor, padding_mode: str
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Indices and weights of the lower and the upper corner along one axis."""
+def _axis_corners(p: Tensor, size: Tensor, padding_mode: str) -> list[tuple[Tensor, Tensor]]:
+    """Index and weight of the lower and of the upper corner along one axis."""
     last = (size - 1).clamp(min=0)
     if padding_mode == "border":
         p = torch.minimum(p.clamp(min=0), last)
     lower = p.detach().floor()
     fraction = p - lower
-    indices, weights = [], []
+    corners = []
     for corner, weight in ((lower, 1 - fraction), (lower + 1, fraction)):
         # `outside`, not `inside`: a comparison with NaN is false, so NaN keeps its weight NaN.
         outside = (corner < 0) | (corner > size - 1)
-        weights.append(weight.masked_fill(outside, 0))
         # Clamped as a float: the integer cast of a far position is undefined.
-        indices.append(torch.minimum(corner.clamp(min=0), last).nan_to_num(0).long())
-    return (indices[0], indices[1]), (weights[0], weights[1])
+        index = torch.minimum(corner.clamp(min=0), last).nan_to_num(0).long()
+        corners.append((index, weight.masked_fill(outside, 0)))
+    return corners

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,13 @@ from torch_geometric.nn.dense.linear import Linear
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
 
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -41,7 +50,7 @@ class OffsetLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device.type):
             offset = F.linear(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         return offset.view(-1, self.num_samples, self.num_axes)
 
@@ -52,8 +61,8 @@ class OffsetSampler(nn.Module):
     .. math::
         \mathbf{p}_{i,n} = \mathbf{pos}_i + \Delta_n(\mathbf{x}_i), \quad n = 1 \dots S
 
-    From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-7. With ``cell_size`` > 1, cells of
-    ``cell_size`` nodes along each axis share one set of samples (Grid RepGraph): offsets are
+    From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-7. With ``cell_size`` > 1, cells
+    of ``cell_size`` nodes along each axis share one set of samples (Grid RepGraph): offsets are
     predicted from the average of the cell's nodes and added to the position of its first node.
 
     Args:

@@ -1,7 +1,7 @@
 r"""Sampled attention as one operator, so that its backward pass transposes the graph only once.
 
-With the corners :math:`i_{n,c,k}` and interpolation weights :math:`w_{n,c,k}` of sample k of node n,
-for each group of channels:
+With the corners :math:`i_{n,c,k}` and interpolation weights :math:`w_{n,c,k}` of sample k of node
+n, for each group of channels:
 
 .. math::
     d_{n,c,k} &= \mathbf{q}_n \cdot \mathbf{k}_{i_{n,c,k}} \\
@@ -77,7 +77,7 @@ def _(query, key, value, index, weight, bias, groups, scale):
 
 
 def _setup(ctx, inputs, output):
-    query, key, value, index, weight, bias, ctx.groups, ctx.scale = inputs
+    query, key, value, index, weight, _, ctx.groups, ctx.scale = inputs
     _, alpha, corner_score = output
     ctx.save_for_backward(query, key, value, index, weight, alpha, corner_score)
 

@@ -24,7 +24,7 @@ class EdgeSum(MessagePassing):
 
 
 def _sample_edges(near: Neighborhood) -> Tensor:
-    """Edges from every corner to its sample, ``[2, N * K * 2^P]``; sample k of node n is n K + k."""
+    """Edges from each corner to its sample (number n K + k for node n), ``[2, N * K * 2^P]``."""
     source = near.corner_index
     num_samples = source.shape[0] * source.shape[1]
     target = torch.arange(num_samples, device=source.device).repeat_interleave(source.shape[2])

@@ -38,7 +38,7 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
 
 
 def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
-    r"""The adjoint of :func:`interpolate`: spreads samples to their corners, ``[N, K, C] -> [M, C]``.
+    r"""Adjoint of :func:`interpolate`: spreads samples to their corners, ``[N, K, C] -> [M, C]``.
 
     Args:
         values: Features of the samples ``[N, K, C]``.

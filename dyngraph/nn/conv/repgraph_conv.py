@@ -1,6 +1,7 @@
 from typing import Optional, Tuple, Union
 
 from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
 from torch_geometric.typing import PairTensor
 
 from dyngraph.grid import Grid
@@ -65,7 +66,7 @@ class RepGraphConv(AttentionConv):
 
     def reset_parameters(self):
         super().reset_parameters()
-        self.sampler.reset_parameters()
+        reset(self.sampler)
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool

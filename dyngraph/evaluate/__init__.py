@@ -1,0 +1,1 @@
+"""Measuring models: quality and cost."""

@@ -1,0 +1,90 @@
+"""The bottleneck representative graph block."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyngraph.grid import Grid
+from dyngraph.nn.block.feature_map_block import FeatureMapBlock
+from dyngraph.nn.block.fusion import Fusion
+from dyngraph.nn.conv.repgraph_conv import RepGraphConv
+
+
+class BottleneckRepGraphBlock(FeatureMapBlock):
+    r"""The bottleneck RepGraph block (BRG) on feature maps, the paper's default.
+
+    .. math::
+        \mathbf{r}_i &= \mathrm{ReLU}(\mathrm{BN}(W_r \mathbf{x}_i)) \\
+        \tilde{\mathbf{r}}_i &= \sum_{n=1}^S \mathrm{softmax}_n \big( \mathbf{r}_i \cdot
+        \mathbf{r}(\mathbf{p}_{i,n}) \big) \, \mathbf{r}(\mathbf{p}_{i,n}), \quad
+        \mathbf{p}_{i,n} = \mathbf{pos}_i + \Delta_n(\mathbf{r}_i) \\
+        \mathbf{y}_i &= \mathrm{ReLU}\big(\mathrm{BN}(W_e \tilde{\mathbf{r}}_i)
+        + \mathbf{x}_i\big)
+
+    From "Representative Graph Neural Network" (ECCV 2020), Sect. 3.3: the reduced map is query,
+    key and value, and is sampled once.
+
+    Args:
+        in_channels: C, the channels of the feature maps.
+        hidden_channels: The channels of the reduced map. Defaults to a quarter of C.
+        num_samples: S, the number of representative nodes of a node.
+        groups: The number of contiguous channel groups, each with its own attention.
+        cell_size: The length of the cells of nodes that share their samples.
+        num_axes: The number of spatial axes of the feature maps.
+        fusion: ``"sum"`` as above, C channels; ``"concat"``: both terms side by side, 2 C channels.
+        zero_init: Whether the last batch normalisation starts at zero and the last ReLU is left
+            out, so that a ``"sum"`` block starts as the identity.
+        backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
+
+    Raises:
+        ValueError: If ``groups`` does not divide ``hidden_channels``, a number is not positive or
+            ``fusion`` is unknown.
+
+    Shapes:
+        - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
+        - **output:** the same with ``out_channels`` channels
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int | None = None,
+        num_samples: int = 9,
+        groups: int = 1,
+        cell_size: int = 1,
+        num_axes: int = 2,
+        fusion: str = "sum",
+        zero_init: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        join = Fusion(fusion)
+        super().__init__(in_channels, join.out_channels(in_channels))
+        hidden_channels = hidden_channels or in_channels // 4
+        self.lin_reduce = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.norm_reduce = nn.BatchNorm1d(hidden_channels)
+        self.conv = RepGraphConv(
+            hidden_channels, None, num_samples, groups, cell_size, num_axes, backend=backend
+        )
+        self.lin_expand = nn.Linear(hidden_channels, in_channels, bias=False)
+        self.norm_expand = nn.BatchNorm1d(in_channels)
+        self.fusion = join
+        self.zero_init = zero_init
+        self._init_norm()
+
+    def _init_norm(self) -> None:
+        # Not the weights W_e as well: with both at zero neither would ever get a gradient.
+        if self.zero_init:
+            nn.init.zeros_(self.norm_expand.weight)
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the block."""
+        for module in (
+            self.lin_reduce, self.norm_reduce, self.conv, self.lin_expand, self.norm_expand
+        ):  # fmt: skip
+            module.reset_parameters()
+        self._init_norm()
+
+    def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
+        reduced = F.relu(self.norm_reduce(self.lin_reduce(x)))
+        y = self.norm_expand(self.lin_expand(self.conv(reduced, grid)))
+        out = self.fusion(x, y)
+        return out if self.zero_init else F.relu(out)

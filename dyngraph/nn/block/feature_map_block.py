@@ -1,0 +1,48 @@
+"""The way of a feature map through layers on its nodes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from dyngraph.grid import FeatureMaps, Grid
+
+
+class FeatureMapBlock(nn.Module, ABC):
+    r"""A block on feature maps whose layers work on their nodes, ``[N, C]``.
+
+    A ``channels_last`` batch is taken and returned without a copy; a contiguous one is copied once,
+    and what is returned is ``channels_last``.
+
+    Args:
+        in_channels: The channels of the feature maps.
+        out_channels: The channels of the result.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+
+    @abstractmethod
+    def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
+        r"""The block on node features: ``[N, in_channels] -> [N, out_channels]``."""
+
+    def forward(self, maps: FeatureMaps) -> Tensor | list[Tensor]:
+        r"""Runs the block on a batch ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``.
+
+        Raises:
+            ValueError: If the maps do not have ``in_channels`` channels, or too few or many axes.
+        """
+        grid = Grid.of(maps)
+        channel_axis = 1 if isinstance(maps, Tensor) else 0
+        for part in [maps] if isinstance(maps, Tensor) else maps:
+            if part.shape[channel_axis] != self.in_channels:
+                raise ValueError(
+                    f"maps: expected {self.in_channels} channels, got shape {list(part.shape)}"
+                )
+        return grid.unflatten(self.forward_nodes(grid.flatten(maps), grid))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}"

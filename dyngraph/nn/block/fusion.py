@@ -1,0 +1,34 @@
+"""How a block joins what it received with what it computed."""
+
+import torch
+from torch import Tensor, nn
+
+FUSIONS = ("sum", "concat")
+
+
+class Fusion(nn.Module):
+    r"""Joins node features ``x [N, C]`` and ``y [N, C]``.
+
+    Args:
+        mode: ``"sum"``: :math:`\mathbf{y} + \mathbf{x}`, C channels. ``"concat"``:
+            :math:`[\mathbf{x}, \mathbf{y}]`, 2 C channels.
+
+    Raises:
+        ValueError: If ``mode`` is unknown.
+    """
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        if mode not in FUSIONS:
+            raise ValueError(f"fusion: expected one of {FUSIONS}, got {mode!r}")
+        self.mode = mode
+
+    def out_channels(self, channels: int) -> int:
+        r"""The channels of the result for features of ``channels`` channels."""
+        return channels if self.mode == "sum" else 2 * channels
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + x if self.mode == "sum" else torch.cat([x, y.to(x.dtype)], dim=1)
+
+    def extra_repr(self) -> str:
+        return self.mode
