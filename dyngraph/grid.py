@@ -45,6 +45,8 @@ class Grid:
             raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
         if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
             raise TypeError(f"sizes: expected integers, got {table.dtype}")
+        if table.shape[1] not in (1, 2, 3):
+            raise ValueError(f"sizes: expected 1, 2 or 3 spatial axes, got {table.shape[1]}")
         shapes = [tuple(row) for row in table.tolist()]
         if any(length < 0 for shape in shapes for length in shape):
             raise ValueError(f"sizes: expected no negative number, got {shapes}")
@@ -60,7 +62,7 @@ class Grid:
         self, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
     ) -> None:
         if num_axes not in (1, 2, 3):
-            raise ValueError(f"expected maps with 1, 2 or 3 spatial axes, got {num_axes}")
+            raise ValueError(f"maps: expected 1, 2 or 3 spatial axes, got {num_axes}")
         self.runs = runs
         self.num_axes = num_axes
         self.device = device

@@ -114,6 +114,10 @@ class OffsetSampler(nn.Module):
             raise ValueError(
                 f"grid: expected {self.num_axes} spatial axes, got {grid.num_axes} ({grid})"
             )
+        if x.dim() != 2 or x.shape[0] != grid.num_nodes:
+            raise ValueError(
+                f"x: expected node features [{grid.num_nodes}, C], got shape {list(x.shape)}"
+            )
         if self.cell_size == 1:
             offset = self.offset(x)
             return Neighborhood(grid, grid.pos.to(offset.dtype).unsqueeze(1) + offset)
@@ -145,8 +149,17 @@ def _cells(grid: Grid, size: int) -> tuple[Grid, Tensor]:
 def _cell_average(x: Tensor, grid: Grid, size: int) -> Tensor:
     """The average of the nodes of each cell, in at least float32."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    pool = _AVG_POOL[grid.num_axes]
-    runs = [
-        pool(maps, size, ceil_mode=True, count_include_pad=False) for maps in grid.unflatten_runs(x)
-    ]
+    runs = [_pool(maps, size) for maps in grid.unflatten_runs(x)]
     return torch.cat([maps.movedim(1, -1).reshape(-1, x.shape[1]) for maps in runs])
+
+
+def _pool(maps: Tensor, size: int) -> Tensor:
+    # Pooling refuses maps without nodes; they have no cells either.
+    if maps.numel() == 0:
+        return maps
+    shape = maps.shape[2:]
+    # avg_pool3d refuses a kernel that is longer than the map.
+    kernel = [min(size, length) for length in shape]
+    stride = [size] * len(shape)
+    pool = _AVG_POOL[len(shape)]
+    return pool(maps, kernel, stride, ceil_mode=True, count_include_pad=False)

@@ -51,7 +51,9 @@ def attention(
         The output ``[N, C']``, the attention ``[N, G, K]`` and the corner scores ``[N, G, 2^P K]``.
     """
     corner_score = gather_dot(query, key, index.flatten(1), groups)
-    score = (corner_score.view(-1, groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(dim=2)
+    score = (corner_score.view(len(query), groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(
+        dim=2
+    )
     score = score * scale if bias is None else score * scale + bias
     alpha = score.softmax(dim=-1)
     out = gather_sum(
@@ -88,7 +90,7 @@ def _backward(ctx, grad_out, grad_alpha, grad_corner_score):
     value = key if shared else value
     needs_query, needs_key, needs_value, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
     edges = index.flatten(1)
-    planes = (-1, ctx.groups, *weight.shape[1:])
+    planes = (len(query), ctx.groups, *weight.shape[1:])
 
     # y = Σ_k Σ_c α_k w_ck v_ck
     value_grad = gather_dot(grad_out, value, edges, ctx.groups).view(planes)

@@ -27,7 +27,9 @@ _CHUNK = 2**24
 @torch.library.custom_op("dyngraph::gather_dot", mutates_args=())
 def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
     r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [N, G, L]``."""
-    dot = _gather_dot_csr if x.device.type == "cpu" else _gather_dot_chunked
+    # PyTorch's sampled product refuses a graph with more edges than the dense matrix has entries.
+    sparse = x.device.type == "cpu" and index.shape[1] <= len(table)
+    dot = _gather_dot_csr if sparse else _gather_dot_chunked
     blocks = zip(x.chunk(groups, dim=1), table.chunk(groups, dim=1), strict=True)
     return torch.stack([dot(block, rows, index) for block, rows in blocks], dim=1)
 
@@ -94,7 +96,8 @@ def _csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Te
 def _gather_dot_chunked(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     step = max(1, _CHUNK // max(1, index.shape[1] * x.shape[1]))
     chunks = [
-        torch.einsum("nc,nlc->nl", rows, table[at])
+        # No matrix product, which autocast would round.
+        (rows.unsqueeze(1) * table[at]).sum(dim=-1)
         for rows, at in zip(x.split(step), index.split(step), strict=True)
     ]
     return torch.cat(chunks)
@@ -164,7 +167,8 @@ def _scatter_sum_backward(ctx, grad):
     weight, x, order, ptr = ctx.saved_tensors
     rows = torch.arange(ctx.num_rows, dtype=order.dtype, device=order.device)
     rows = rows.repeat_interleave(ptr.diff(), output_size=order.shape[0])
-    index = torch.empty_like(order).scatter_(0, order.long(), rows).view(len(weight), -1)
+    index = torch.empty_like(order).scatter_(0, order.long(), rows)
+    index = index.view(weight.shape[0], weight.shape[2])
     groups = weight.shape[1]
     grad_weight = gather_dot(x, grad, index, groups) if ctx.needs_input_grad[0] else None
     grad_x = gather_sum(weight, grad, index) if ctx.needs_input_grad[1] else None

@@ -10,8 +10,8 @@ from dyngraph.neighborhood import Neighborhood
 class EdgeSum(MessagePassing):
     r"""The weighted sum :math:`\mathbf{y}_i = \sum_j w_{j,i} \, \mathbf{x}_j` over given edges."""
 
-    def __init__(self, flow: str = "source_to_target") -> None:
-        super().__init__(aggr="add", flow=flow, node_dim=0)
+    def __init__(self) -> None:
+        super().__init__(aggr="add", node_dim=0)
 
     def forward(
         self, x: Tensor, edge_index: Tensor, weight: Tensor, size: tuple[int, int]
@@ -42,21 +42,23 @@ def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
 def scatter_interpolate(values: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
     edge_weight = weight.transpose(1, 2).reshape(-1, 1)
     samples = values.flatten(0, 1)
-    size = (near.grid.num_nodes, samples.shape[0])
-    return EdgeSum(flow="target_to_source")((None, samples), _sample_edges(near), edge_weight, size)
+    size = (samples.shape[0], near.grid.num_nodes)
+    return EdgeSum()((samples, None), _sample_edges(near).flip(0), edge_weight, size)
 
 
 def sampled_score(
     query: Tensor, key: Tensor, near: Neighborhood, weight: Tensor, groups: int
 ) -> Tensor:
     samples = interpolate(key, near, weight).unflatten(2, (groups, -1))
-    return torch.einsum("ngc,nkgc->ngk", query.unflatten(1, (groups, -1)), samples)
+    # Products and sums, here and below: autocast would round a matrix product.
+    return (query.unflatten(1, (groups, -1)).unsqueeze(1) * samples).sum(dim=-1).transpose(1, 2)
 
 
 def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
     edge_index, _ = near.edge_index()
     groups = attention.shape[1]
-    edge_weight = torch.einsum("ngk,nck->nkcg", attention, weight).reshape(-1, groups, 1)
+    corner_weight = attention.unsqueeze(1) * weight.unsqueeze(2)
+    edge_weight = corner_weight.permute(0, 3, 1, 2).reshape(-1, groups, 1)
     x = value.unflatten(1, (groups, -1))
     size = (value.shape[0], attention.shape[0])
     return EdgeSum()((x, None), edge_index, edge_weight, size).flatten(1)

@@ -164,12 +164,11 @@ def sampled_attention(
     shape = [near.pos.shape[0], groups, near.num_samples]
     if bias is not None and list(bias.shape) != shape:
         raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
-    (query_, key_), weight = _computed(near, query, key)
-    value_ = key_ if value is key else value.to(key_.dtype)
+    (query_, key_, value_), weight = _computed(near, query, key, value)
     out, alpha = _backend(backend).sampled_attention(
         query_,
         key_,
-        value_,
+        key_ if value is key else value_,
         near,
         weight,
         groups,

@@ -16,7 +16,7 @@ def _sample_corners(near: Neighborhood, weight: Tensor) -> tuple[Tensor, Tensor]
 
 def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
     index, weight = _sample_corners(near, weight)
-    return gather_sum(weight, x, index).view(-1, near.num_samples, x.shape[1])
+    return gather_sum(weight, x, index).view(*near.pos.shape[:2], x.shape[1])
 
 
 def scatter_interpolate(values: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
@@ -28,7 +28,9 @@ def sampled_score(
     query: Tensor, key: Tensor, near: Neighborhood, weight: Tensor, groups: int
 ) -> Tensor:
     corner_score = gather_dot(query, key, near.index.flatten(1), groups)
-    return (corner_score.view(-1, groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(dim=2)
+    return (corner_score.view(query.shape[0], groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(
+        dim=2
+    )
 
 
 def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:

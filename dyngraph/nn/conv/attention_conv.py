@@ -107,6 +107,7 @@ class AttentionConv(MessagePassing):
             ``[N, hidden_channels]``.
 
         Raises:
+            TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
             ValueError: If ``x`` does not fit the layer or the grid, or an edge no node.
         """
         x = (x, x) if isinstance(x, Tensor) else x
@@ -152,7 +153,12 @@ class AttentionConv(MessagePassing):
         expected = self.in_channels
         if isinstance(expected, int):
             expected = (expected, expected)
+        if self.project:
+            # A lazy layer knows its channels once it has run.
+            expected = (self.lin_key.in_channels, self.lin_query.in_channels)
         for part, channels in zip(x, expected):
+            if not isinstance(part, Tensor):
+                raise TypeError(f"x: expected tensors, got {type(part).__name__}")
             if part.dim() != 2 or (channels != -1 and part.size(1) != channels):
                 raise ValueError(
                     f"x: expected node features [N, {channels if channels != -1 else 'C'}], "
@@ -178,7 +184,12 @@ def _check_rows(x: PairTensor, grid: Grid) -> None:
 
 
 def _check_edge_index(edge_index: Adj, x: PairTensor) -> None:
-    if not isinstance(edge_index, Tensor) or is_torch_sparse_tensor(edge_index):
+    if not isinstance(edge_index, (Tensor, SparseTensor)):
+        raise TypeError(
+            f"edge_index: expected a Grid, edges [2, E] or a sparse tensor, "
+            f"got {type(edge_index).__name__}"
+        )
+    if isinstance(edge_index, SparseTensor) or is_torch_sparse_tensor(edge_index):
         return
     # On an accelerator the check would wait for the device, and its kernels check by themselves.
     if torch.compiler.is_compiling() or edge_index.device.type != "cpu" or edge_index.numel() == 0:

@@ -42,11 +42,13 @@ class NonLocalConv(AttentionConv):
         query, key, value = self.queries_keys_values(x)
         lengths = [count * _num_nodes(shape) for count, shape in grid.runs]
         out = [
-            _attention(q, k, v, count, self.groups)
-            for q, k, v, (count, _) in zip(
+            _attention(q, k, v, count, _num_nodes(shape), self.groups)
+            for q, k, v, (count, shape) in zip(
                 query.split(lengths), key.split(lengths), value.split(lengths), grid.runs
             )
         ]
+        if not out:
+            return value, None
         return (out[0] if len(out) == 1 else torch.cat(out)), None
 
 
@@ -57,10 +59,12 @@ def _num_nodes(shape: Tuple[int, ...]) -> int:
     return num_nodes
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, maps: int, groups: int) -> Tensor:
-    """Attention inside each of several equally large maps, ``[maps * n, C]``."""
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, maps: int, nodes: int, groups: int
+) -> Tensor:
+    """Attention inside each of several equally large maps, ``[maps * nodes, C]``."""
     query, key, value = (
-        part.unflatten(0, (maps, -1)).unflatten(2, (groups, -1)).transpose(1, 2)
+        part.unflatten(0, (maps, nodes)).unflatten(2, (groups, -1)).transpose(1, 2)
         for part in (query, key, value)
     )
     out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -69,7 +73,8 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, maps: int, groups: int
 
 def _all_pairs(grid: Grid) -> Tensor:
     """The complete graph of each map, self-loops included, ``[2, sum of n^2]``."""
-    pairs, first = [], 0
+    pairs = [torch.empty(2, 0, dtype=torch.long, device=grid.device)]
+    first = 0
     for shape in grid.shapes:
         nodes = first + torch.arange(_num_nodes(shape), device=grid.device)
         pairs.append(torch.cartesian_prod(nodes, nodes).t().flip(0))

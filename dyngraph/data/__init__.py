@@ -1,0 +1,34 @@
+"""Data sets for semantic segmentation, their transforms and the order of their samples."""
+
+from dyngraph.data.cityscapes import CityscapesSegmentation
+from dyngraph.data.labels import (
+    CLASS_NAMES,
+    ID_TO_TRAIN_ID,
+    IGNORE,
+    PALETTE,
+    TRAIN_ID_TO_ID,
+    decode_labels,
+    encode_labels,
+)
+from dyngraph.data.loader import ResumableLoader
+from dyngraph.data.sampler import SeededSampler
+from dyngraph.data.scenes import OBJECT_CLASSES, generate_scenes
+from dyngraph.data.transforms import denormalize, eval_transform, train_transform
+
+__all__ = [
+    "CLASS_NAMES",
+    "ID_TO_TRAIN_ID",
+    "IGNORE",
+    "OBJECT_CLASSES",
+    "PALETTE",
+    "TRAIN_ID_TO_ID",
+    "CityscapesSegmentation",
+    "ResumableLoader",
+    "SeededSampler",
+    "decode_labels",
+    "denormalize",
+    "encode_labels",
+    "eval_transform",
+    "generate_scenes",
+    "train_transform",
+]

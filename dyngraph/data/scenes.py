@@ -1,0 +1,355 @@
+"""Procedural street scenes whose labels need both the neighbourhood and the far distance."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import Cityscapes
+from tqdm import tqdm
+
+from dyngraph.data.labels import TRAIN_ID_TO_ID
+from dyngraph.data.seed import derive_seed
+
+OBJECT_CLASSES: tuple[int, ...] = (13, 14, 15, 16)
+"""The train ids of the objects on the road: car, truck, bus and train.
+
+Class ``2 * texture + shape``: cars and trucks stand under vertical stripes, buses and trains under
+horizontal ones; cars and buses are tall boxes, trucks and trains are wide ones.
+"""
+
+MARKER = "scenes.json"
+
+# The look of the scenes; a finished set of another version is not taken for one of this.
+_VERSION = 1
+_MAX_SCENES = 1_000_000
+
+# Rows of a scene of 64 units: the end of the strip, and where the street's parts begin.
+_STRIP = 12
+_PERIOD = 6
+_SIDEWALK = 38
+_ROAD = 42
+_EGO_VEHICLE = 62
+
+_AMPLITUDE = 30.0
+_NOISE = 10.0
+
+_IDS = {c.name: c.id for c in Cityscapes.classes}
+
+
+class Scene(NamedTuple):
+    image: np.ndarray
+    ids: np.ndarray
+
+
+def generate_scenes(
+    root: str | Path,
+    num_train: int = 800,
+    num_val: int = 200,
+    size: tuple[int, int] = (64, 128),
+    seed: int = 0,
+    cue: bool = True,
+    progress: bool = True,
+) -> None:
+    r"""Writes street scenes in the files of Cityscapes, for networks that relate distant places.
+
+    Half of the class of an object on the road is its shape, which a local network can see. The
+    other half is the texture of a strip of sky at the top of the image, more than 30 pixels above
+    any object: a network whose receptive field is smaller can only guess it. See
+    :obj:`OBJECT_CLASSES`.
+
+    A scene is a function of the seed, its split and its number. A call for a set that is already
+    there returns at once, and one for an interrupted set completes it.
+
+    Args:
+        root: The folder to write, made if it's missing.
+        num_train: The number of scenes of the split ``train``.
+        num_val: The number of scenes of the split ``val``.
+        size: The height and width in pixels. Everything is drawn in units of ``height // 64``
+            pixels.
+        seed: The seed of the set.
+        cue: Whether the texture tells the class. False, the control: textures are drawn anew, and
+            all else stays pixel for pixel the same.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If a number of scenes is out of range, ``size`` is too small, or ``root`` holds
+            scenes of other parameters or a data set from elsewhere.
+    """
+    root = Path(root)
+    counts = {"train": num_train, "val": num_val}
+    for split, count in counts.items():
+        if not 0 <= count <= _MAX_SCENES:
+            raise ValueError(f"num_{split}: expected 0..{_MAX_SCENES}, got {count}")
+    _check_size(size)
+    parameters: dict[str, Any] = {
+        "version": _VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "size": list(size),
+        "seed": seed,
+        "cue": cue,
+    }
+    if _read_marker(root, parameters):
+        return
+
+    root.mkdir(parents=True, exist_ok=True)
+    # Half-written files stay out of the folders in which the data set looks for images.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as scratch:
+        _write_marker(root, parameters, Path(scratch), finished=False)
+        scenes = [(split, number) for split, count in counts.items() for number in range(count)]
+        for split, number in tqdm(scenes, desc="scenes", unit="image", disable=not progress):
+            image_path, label_path = _paths(root, split, number)
+            if image_path.exists() and label_path.exists():
+                continue
+            image, ids = draw_scene(seed, split, number, size, cue)
+            # The label comes first: an image that is there can be read with its label.
+            _write(label_path, _to_png(ids), Path(scratch))
+            _write(image_path, _to_png(image), Path(scratch))
+        _write_marker(root, parameters, Path(scratch), finished=True)
+
+
+def draw_scene(seed: int, split: str, number: int, size: tuple[int, int], cue: bool) -> Scene:
+    r"""One scene of :func:`generate_scenes`: image ``[H, W, 3]`` and ids ``[H, W]``, uint8."""
+    _check_size(size)
+    rng = np.random.default_rng(derive_seed("texture", seed, split, number))
+    texture, unrelated_texture = rng.integers(2, size=2)
+    return _draw(
+        np.random.default_rng(derive_seed("scene", seed, split, number)),
+        size,
+        texture=int(texture),
+        drawn_texture=int(texture if cue else unrelated_texture),
+    )
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    height, width = size
+    if height < 64 or width < 96 * (height // 64):
+        raise ValueError(
+            f"size: expected at least 64 rows and 96 columns per 64 rows, got {tuple(size)}"
+        )
+
+
+def _paths(root: Path, split: str, number: int) -> tuple[Path, Path]:
+    # Predictions are matched by these names, so no two splits share them.
+    city = f"{split}burg"
+    name = f"{city}_{number:06d}_000000"
+    return (
+        root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
+        root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+    )
+
+
+def _read_marker(root: Path, parameters: dict[str, Any]) -> bool:
+    """Whether the set is finished; an error if it's another one."""
+    path = root / MARKER
+    if not path.exists():
+        for folder in ("leftImg8bit", "gtFine"):
+            if (root / folder).exists():
+                raise ValueError(f"root: expected a new folder, got {root} with {folder} in it")
+        return False
+    try:
+        marker = json.loads(path.read_text())
+        found, finished = marker["parameters"], marker["finished"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"root: expected the parameters of scenes in {path}") from error
+    if found != parameters:
+        raise ValueError(f"root: expected scenes of {parameters}, got {found} in {root}")
+    return bool(finished)
+
+
+def _write_marker(root: Path, parameters: dict[str, Any], scratch: Path, finished: bool) -> None:
+    marker = {"finished": finished, "parameters": parameters}
+    _write(root / MARKER, json.dumps(marker, indent=2).encode(), scratch)
+
+
+def _write(path: Path, content: bytes, scratch: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = scratch / path.name
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _to_png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _draw(
+    rng: np.random.Generator, size: tuple[int, int], texture: int, drawn_texture: int
+) -> Scene:
+    """A scene whose objects have the classes of ``texture``, under the sky of ``drawn_texture``."""
+    canvas = _Canvas(rng, size)
+    _draw_sky(canvas, drawn_texture)
+    _draw_buildings(canvas)
+    _draw_vegetation(canvas)
+    _draw_street(canvas)
+    _draw_roadside(canvas)
+    _draw_objects(canvas, texture)
+    _draw_ego_vehicle(canvas)
+    return canvas.to_scene()
+
+
+class _Canvas:
+    """The pixels and ids of a scene, drawn in units from the top or, the street, the bottom."""
+
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
+        self.rng = rng
+        self.height, self.width = size
+        self.unit = self.height // 64
+        self.image = np.zeros((self.height, self.width, 3), dtype=np.float32)
+        self.ids = np.zeros(size, dtype=np.uint8)
+
+    def row(self, units: int) -> int:
+        """The row ``units`` below the top; the street's, from 38 on, count from the bottom."""
+        if units < _SIDEWALK:
+            return units * self.unit
+        return self.height - (64 - units) * self.unit
+
+    def pixels(self, low: int, high: int) -> int:
+        """A random length of ``low`` to ``high`` units."""
+        return int(self.rng.integers(low * self.unit, high * self.unit + 1))
+
+    def colour(self, low: int, high: int) -> np.ndarray:
+        return self.rng.uniform(low, high, 3)
+
+    def box(
+        self,
+        top: int,
+        bottom: int,
+        left: int,
+        right: int,
+        colour: np.ndarray | float,
+        label: int | None = None,
+    ) -> None:
+        """Fills rows ``top:bottom`` and columns ``left:right``, clipped to the canvas."""
+        area = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+        self.image[area] = colour
+        if label is not None:
+            self.ids[area] = label
+
+    def to_scene(self) -> Scene:
+        noise = self.rng.normal(0, _NOISE, self.image.shape)
+        return Scene((self.image + noise).round().clip(0, 255).astype(np.uint8), self.ids)
+
+
+def _draw_sky(canvas: _Canvas, texture: int) -> None:
+    horizon, strip = canvas.row(_SIDEWALK), canvas.row(_STRIP)
+    blue = np.array([135, 165, 195]) + canvas.rng.uniform(-15, 15)
+    canvas.box(0, horizon, 0, canvas.width, blue, _IDS["sky"])
+
+    period = _PERIOD * canvas.unit
+    # Both are drawn, so that the rest of the scene does not depend on the texture.
+    phases = canvas.rng.integers(period, size=2)
+    place = np.arange(canvas.width)[None] if texture == 0 else np.arange(strip)[:, None]
+    wave = np.where((place + phases[texture]) % period < period // 2, 1.0, -1.0)
+    canvas.image[:strip] += _AMPLITUDE * np.broadcast_to(wave, (strip, canvas.width))[..., None]
+
+
+def _draw_buildings(canvas: _Canvas) -> None:
+    rng, unit, horizon = canvas.rng, canvas.unit, canvas.row(_SIDEWALK)
+    left = canvas.pixels(-8, 4)
+    while left < canvas.width:
+        right = left + canvas.pixels(10, 24)
+        top = canvas.row(_STRIP) + canvas.pixels(3, 18)
+        canvas.box(top, horizon, left, right, canvas.colour(70, 150), _IDS["building"])
+        if rng.random() < 0.7:
+            _draw_windows(canvas, top + 2 * unit, horizon - 2 * unit, left + unit, right - unit)
+        left = right + (canvas.pixels(0, 12) if rng.random() < 0.5 else 0)
+
+
+def _draw_windows(canvas: _Canvas, top: int, bottom: int, left: int, right: int) -> None:
+    colour = canvas.colour(20, 80) if canvas.rng.random() < 0.6 else canvas.colour(170, 230)
+    # Periods like that of the strip: a stripe alone is no sign of the sky's texture.
+    periods, lengths = canvas.pixels(4, 7), canvas.pixels(2, 3)
+    for row in range(top, bottom - lengths + 1, periods):
+        for column in range(max(left, 0), right - lengths + 1, periods):
+            canvas.box(row, row + lengths, column, column + lengths, colour)
+
+
+def _draw_vegetation(canvas: _Canvas) -> None:
+    horizon, highest = canvas.row(_SIDEWALK), canvas.row(_STRIP + 4)
+    rows, columns = np.mgrid[highest:horizon, : canvas.width]
+    for _ in range(canvas.rng.integers(2, 6)):
+        row, column = horizon - canvas.pixels(2, 8), canvas.rng.integers(canvas.width)
+        height, width = canvas.pixels(5, 12), canvas.pixels(5, 14)
+        inside = ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 < 1
+        leaves = np.array([60, 100, 45]) + canvas.rng.normal(0, 18, (int(inside.sum()), 1))
+        canvas.image[highest:horizon][inside] = leaves
+        canvas.ids[highest:horizon][inside] = _IDS["vegetation"]
+
+
+def _draw_street(canvas: _Canvas) -> None:
+    rng, unit, width = canvas.rng, canvas.unit, canvas.width
+    sidewalk, road = canvas.row(_SIDEWALK), canvas.row(_ROAD)
+    canvas.box(sidewalk, road, 0, width, 150 + rng.uniform(-15, 15), _IDS["sidewalk"])
+    # The kerb belongs to neither.
+    canvas.box(road - unit, road, 0, width, 110, _IDS["unlabeled"])
+    grey = 90 + rng.uniform(-15, 15)
+    canvas.box(road, canvas.height, 0, width, grey, _IDS["road"])
+    for _ in range(4):
+        top, left = road + canvas.pixels(0, 16), int(rng.integers(width))
+        shade = grey + rng.uniform(-30, 30)
+        canvas.box(top, top + canvas.pixels(1, 4), left, left + canvas.pixels(4, 16), shade)
+    row, period = canvas.row(_EGO_VEHICLE - 4), 12 * unit
+    for column in range(canvas.pixels(-12, 0), width, period):
+        canvas.box(row, row + unit, column, column + period // 2, 205)
+
+
+def _draw_roadside(canvas: _Canvas) -> None:
+    rng, unit = canvas.rng, canvas.unit
+    foot = canvas.row(_ROAD) - unit
+    for _ in range(rng.integers(1, 4)):
+        column, top = int(rng.integers(canvas.width)), canvas.row(_STRIP + 4) + canvas.pixels(0, 8)
+        canvas.box(top, foot, column, column + unit, canvas.colour(40, 60), _IDS["pole"])
+        if rng.random() < 0.6:
+            sign = canvas.colour(150, 250)
+            end = column + 4 * unit
+            canvas.box(top, top + 4 * unit, column - unit, end, sign, _IDS["traffic sign"])
+    for _ in range(rng.integers(0, 4)):
+        column, height = int(rng.integers(canvas.width)), canvas.pixels(6, 8)
+        end = column + 2 * unit
+        canvas.box(foot - height, foot, column, end, canvas.colour(20, 220), _IDS["person"])
+
+
+def _draw_objects(canvas: _Canvas, texture: int) -> None:
+    rng, unit = canvas.rng, canvas.unit
+    count = int(rng.integers(2, 5))
+    # One object a slot: they never overlap.
+    slots = np.linspace(0, canvas.width, count + 1).astype(int)
+    for start, end in pairwise(slots):
+        shape = int(rng.integers(2))
+        if shape == 0:
+            height, width = canvas.pixels(13, 15), canvas.pixels(7, 9)
+        else:
+            height, width = canvas.pixels(6, 8), canvas.pixels(16, 18)
+        left = int(rng.integers(start + unit, end - unit - width + 1))
+        bottom = canvas.row(_EGO_VEHICLE) - canvas.pixels(0, 3)
+        _draw_object(canvas, bottom - height, bottom, left, left + width, 2 * texture + shape)
+
+
+def _draw_object(
+    canvas: _Canvas, top: int, bottom: int, left: int, right: int, object_class: int
+) -> None:
+    # Parts are fractions of the box, so that both shapes have the same mean colour.
+    height, width = bottom - top, right - left
+    label = int(TRAIN_ID_TO_ID[OBJECT_CLASSES[object_class]])
+    canvas.box(top, bottom, left, right, canvas.colour(60, 220), label)
+    glass = slice(left + width // 6, right - width // 6)
+    canvas.box(top + height // 6, top + height // 2, glass.start, glass.stop, 70)
+    wheel = max(width // 4, 1)
+    for column in (left, right - wheel):
+        canvas.box(bottom - max(height // 6, 1), bottom, column, column + wheel, 25)
+
+
+def _draw_ego_vehicle(canvas: _Canvas) -> None:
+    row = canvas.row(_EGO_VEHICLE)
+    canvas.box(row, canvas.height, 0, canvas.width, canvas.colour(20, 60), _IDS["ego vehicle"])

@@ -1,0 +1,101 @@
+"""What happens to an image and its label before a network sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from dyngraph.data.labels import IGNORE
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class RandomScale(v2.Transform):
+    r"""Resizes images and masks by one factor drawn uniformly from a range.
+
+    Images are interpolated bilinearly, masks by nearest neighbour.
+
+    Args:
+        scale: The smallest and the largest factor.
+
+    Raises:
+        ValueError: If ``scale`` is not ``0 < smallest <= largest``.
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        smallest, largest = scale
+        if not 0 < smallest <= largest:
+            raise ValueError(f"scale: expected 0 < smallest <= largest, got {tuple(scale)}")
+        self.scale = (smallest, largest)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2.query_size(flat_inputs)
+        smallest, largest = self.scale
+        factor = smallest + float(torch.rand(())) * (largest - smallest)
+        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return self._call_kernel(v2.functional.resize, inpt, size=params["size"], antialias=True)
+
+
+def train_transform(
+    crop_size: int | tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)
+) -> v2.Transform:
+    r"""Random scale, random crop, random horizontal flip and :func:`eval_transform`.
+
+    Where a scaled image is smaller than the crop, the image is padded with ImageNet's mean colour
+    and the label with 255. The recipe of "Representative Graph Neural Network" (ECCV 2020) crops
+    769 x 769.
+
+    Args:
+        crop_size: The height and width of the crop, or both in one number.
+        scale: The range of the random scale; ``(1, 1)`` keeps the size.
+
+    Raises:
+        ValueError: If ``crop_size`` is not positive or ``scale`` not ``0 < smallest <= largest``.
+    """
+    size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"crop_size: expected a positive height and width, got {crop_size}")
+    mean_colour = [round(255 * mean) for mean in IMAGENET_MEAN]
+    fill = {tv_tensors.Image: mean_colour, tv_tensors.Mask: IGNORE}
+    return v2.Compose(
+        [
+            RandomScale(scale),
+            v2.RandomCrop(size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(),
+            eval_transform(),
+        ]
+    )
+
+
+def eval_transform() -> v2.Transform:
+    r"""Images uint8 to float32, normalised by ImageNet's mean and standard deviation."""
+    return v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+
+
+def denormalize(image: Tensor) -> Tensor:
+    r"""The picture of a normalised image: the inverse of :func:`eval_transform`.
+
+    Args:
+        image: Normalised images ``[..., 3, H, W]``.
+
+    Returns:
+        The images of the same shape, uint8.
+
+    Raises:
+        ValueError: If ``image`` does not have three channels.
+    """
+    if image.dim() < 3 or image.shape[-3] != 3:
+        raise ValueError(f"image: expected shape [..., 3, H, W], got {list(image.shape)}")
+    mean = image.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = image.new_tensor(IMAGENET_STD)[:, None, None]
+    return ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,63 @@
+"""Predictions as files in Cityscapes' format, and their scores by its own judge."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dyngraph.data.labels import decode_labels
+
+
+def prediction_path(folder: str | Path, image_path: str | Path) -> Path:
+    r"""Where the prediction for an image ``…_leftImg8bit.png`` is written."""
+    return Path(folder) / Path(image_path).name.replace("_leftImg8bit.png", "_pred_labelIds.png")
+
+
+def write_prediction(folder: str | Path, image_path: str | Path, classes: Tensor) -> Path:
+    r"""Writes predicted training ids ``[H, W]`` as a PNG of label ids, for the evaluation server.
+
+    Returns:
+        The path of the file.
+    """
+    path = prediction_path(folder, image_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = decode_labels(classes.cpu()).to(torch.uint8).numpy()
+    Image.fromarray(np.ascontiguousarray(ids)).save(path)
+    return path
+
+
+def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> dict[str, float]:
+    r"""The IoU of each class, by name, and the ``"mean"``, as ``cityscapesscripts`` has them.
+
+    Args:
+        prediction_paths: PNG files of label ids.
+        label_paths: The ``…_gtFine_labelIds.png`` of the same images.
+
+    Raises:
+        ImportError: If ``cityscapesscripts`` is missing.
+        ValueError: If the lists differ in length.
+    """
+    try:
+        judge = import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    except ImportError as error:
+        raise ImportError(
+            "judge_predictions needs cityscapesscripts: pip install 'dyngraph[eval]'"
+        ) from error
+    if len(prediction_paths) != len(label_paths):
+        raise ValueError(
+            f"label_paths: expected {len(prediction_paths)} files, got {len(label_paths)}"
+        )
+    args = judge.args
+    args.quiet, args.JSONOutput, args.evalInstLevelScore = True, False, False
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = judge.evaluateImgLists(
+            [str(path) for path in prediction_paths], [str(path) for path in label_paths], args
+        )
+    return {**result["classScores"], "mean": result["averageScoreClasses"]}

@@ -1,0 +1,97 @@
+"""Trunks of segmenters: modules from images to feature maps ``{"out", "aux"}``."""
+
+from __future__ import annotations
+
+import torchvision
+from torch import Tensor, nn
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
+class DilatedResNet(nn.Module):
+    r"""A torchvision ResNet at output stride 8: the last two stages dilate instead of striding.
+
+    Its ``state_dict`` has torchvision's names, without the classifier ``fc``.
+
+    Args:
+        name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
+        weights: What torchvision's function of that name takes as ``weights``, e.g. ``"DEFAULT"``.
+
+    Raises:
+        ValueError: If there is no such ResNet.
+
+    Shapes:
+        - **input:** ``[B, 3, H, W]``
+        - **output:** ``"aux"`` (fourth stage) and ``"out"`` (fifth stage), stride 8
+    """
+
+    def __init__(self, name: str, weights: str | None = None) -> None:
+        super().__init__()
+        if name not in RESNETS:
+            raise ValueError(f"backbone: expected one of {RESNETS}, got {name!r}")
+        resnet = getattr(torchvision.models, name)(weights=weights)
+        self.conv1 = resnet.conv1
+        self.bn1 = resnet.bn1
+        self.relu = resnet.relu
+        self.maxpool = resnet.maxpool
+        self.layer1 = resnet.layer1
+        self.layer2 = resnet.layer2
+        self.layer3 = dilate(resnet.layer3, first=1, rest=2)
+        self.layer4 = dilate(resnet.layer4, first=2, rest=4)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        aux = self.layer3(self.layer2(self.layer1(x)))
+        return {"out": self.layer4(aux), "aux": aux}
+
+
+def dilate(stage: nn.Sequential, first: int, rest: int) -> nn.Sequential:
+    r"""Removes the stride of a ResNet stage and dilates its 3x3 convolutions, in place.
+
+    As torchvision's ``replace_stride_with_dilation`` does for bottleneck blocks, and for basic
+    blocks (ResNet-18 and 34) too, which torchvision refuses.
+
+    Args:
+        stage: The stage, a sequence of residual blocks.
+        first: The dilation of the convolution that had the stride.
+        rest: The dilation of those after it.
+    """
+    for conv in stage.modules():
+        if isinstance(conv, nn.Conv2d):
+            if conv.kernel_size == (3, 3):
+                dilation = rest if conv.stride == (1, 1) else first
+                conv.dilation = conv.padding = (dilation, dilation)
+            conv.stride = (1, 1)
+    return stage
+
+
+class SmallTrunk(nn.Sequential):
+    r"""A small plain trunk for small images: six 3x3 convolutions, stride 4.
+
+    Its receptive field is 39 pixels wide, so on small images it shows what context is for, which a
+    dilated ResNet, whose receptive field covers the whole image, would hide.
+
+    Args:
+        channels: The channels of every layer.
+
+    Shapes:
+        - **input:** ``[B, 3, H, W]``
+        - **output:** ``[B, channels, ceil(H / 4), ceil(W / 4)]``
+    """
+
+    def __init__(self, channels: int = 48) -> None:
+        strides = (2, 2, 1, 1, 1, 1)
+        layers = [
+            conv_bn_relu(3 if i == 0 else channels, channels, stride)
+            for i, stride in enumerate(strides)
+        ]
+        super().__init__(*layers)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    r"""A 3x3 convolution, batch normalisation and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,145 @@
+"""Segmenters: a backbone, a context block and a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
+from dyngraph.nn import BottleneckRepGraphBlock, NonLocalBlock, RepGraphBlock
+
+#: The context blocks by name, each built for a number of channels.
+CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
+    "nonlocal": NonLocalBlock,
+    "repgraph": RepGraphBlock,
+    "bottleneck_repgraph": BottleneckRepGraphBlock,
+}
+
+
+class Segmenter(nn.Module):
+    r"""A fully convolutional segmenter with a context block before the classifier.
+
+    Args:
+        backbone: From images to feature maps: ``{"out": …, "aux": …}``, or a tensor if there is no
+            ``aux_classifier``.
+        classifier: From the feature maps ``"out"`` to class scores.
+        aux_classifier: From the feature maps ``"aux"`` to class scores, or None.
+
+    Shapes:
+        - **input:** images ``[B, 3, H, W]``
+        - **output:** ``{"out": [B, num_classes, H, W]}``, and ``"aux"`` with an ``aux_classifier``
+    """
+
+    def __init__(
+        self, backbone: nn.Module, classifier: nn.Module, aux_classifier: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = classifier
+        self.aux_classifier = aux_classifier
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        features = _by_name(self.backbone(image))
+        scores = {"out": self.classifier(features["out"])}
+        if self.aux_classifier is not None:
+            scores["aux"] = self.aux_classifier(features["aux"])
+        size = image.shape[-2:]
+        return {
+            name: F.interpolate(score, size=size, mode="bilinear", align_corners=False)
+            for name, score in scores.items()
+        }
+
+
+def segmenter(
+    backbone: str | nn.Module,
+    context: str | Callable[[int], nn.Module] | None = None,
+    num_classes: int = 19,
+    aux_loss: bool = False,
+    head_channels: int = 512,
+    weights_backbone: str | None = None,
+) -> Segmenter:
+    r"""Builds a segmenter: backbone, 3x3 convolution, context block, classifier.
+
+    Args:
+        backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` (dilated, output
+            stride 8), ``"small"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4), or any module
+            from images to feature maps: a tensor, a list (the last is used, the one before it for
+            the auxiliary head), or a dict ``{"out": …, "aux": …}``.
+        context: ``None`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
+            ``"bottleneck_repgraph"``, or a function from a number of channels to a block. A block
+            whose result has other channels says so by its ``out_channels``.
+        num_classes: The number of classes.
+        aux_loss: Whether to add an auxiliary head on the fourth stage.
+        head_channels: The channels of the 3x3 convolution and of the context block.
+        weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``.
+
+    Raises:
+        ValueError: If ``backbone`` or ``context`` is unknown, ``weights_backbone`` is given for a
+            backbone that has none, or ``aux_loss`` is asked of a backbone with one feature map.
+    """
+    trunk = _backbone(backbone, weights_backbone)
+    channels = _feature_channels(trunk)
+    if aux_loss and "aux" not in channels:
+        raise ValueError("aux_loss: expected a backbone with two feature maps, got one")
+    block = _context(context, head_channels)
+    classifier = nn.Sequential(
+        conv_bn_relu(channels["out"], head_channels),
+        block,
+        nn.Conv2d(getattr(block, "out_channels", head_channels), num_classes, 1),
+    )
+    aux_classifier = _aux_classifier(channels["aux"], num_classes) if aux_loss else None
+    return Segmenter(trunk, classifier, aux_classifier)
+
+
+def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
+    if isinstance(backbone, str) and backbone != "small":
+        if backbone not in RESNETS:
+            raise ValueError(f"backbone: expected one of {(*RESNETS, 'small')}, got {backbone!r}")
+        return DilatedResNet(backbone, weights)
+    if weights is not None:
+        raise ValueError(f"weights_backbone: only ResNets have weights, got {weights!r}")
+    return SmallTrunk() if isinstance(backbone, str) else backbone
+
+
+def _context(context: str | Callable[[int], nn.Module] | None, channels: int) -> nn.Module:
+    if context is None:
+        return nn.Identity()
+    if isinstance(context, str):
+        if context not in CONTEXTS:
+            raise ValueError(f"context: expected None or one of {(*CONTEXTS,)}, got {context!r}")
+        context = CONTEXTS[context]
+    return context(channels)
+
+
+def _aux_classifier(in_channels: int, num_classes: int) -> nn.Sequential:
+    hidden_channels = max(in_channels // 4, 1)
+    return nn.Sequential(
+        conv_bn_relu(in_channels, hidden_channels),
+        nn.Dropout(0.1),
+        nn.Conv2d(hidden_channels, num_classes, 1),
+    )
+
+
+def _by_name(features: Tensor | list[Tensor] | tuple[Tensor, ...] | dict) -> dict[str, Tensor]:
+    if isinstance(features, Tensor):
+        return {"out": features}
+    if isinstance(features, (list, tuple)):
+        return dict(zip(("out", "aux"), reversed(features), strict=False))
+    return features
+
+
+@torch.no_grad()
+def _feature_channels(backbone: nn.Module) -> dict[str, int]:
+    """The channels of each feature map, from a run on a small image."""
+    modes = {module: module.training for module in backbone.modules()}
+    parameter = next(backbone.parameters(), torch.empty(0))
+    try:
+        image = torch.zeros(1, 3, 64, 64, device=parameter.device, dtype=parameter.dtype)
+        features = _by_name(backbone.eval()(image))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return {name: feature.shape[1] for name, feature in features.items()}

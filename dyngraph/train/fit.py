@@ -1,0 +1,78 @@
+"""One training run, from the first iteration to the last, whatever interrupts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+CHECKPOINT = "last.ckpt"
+
+
+def fit(
+    task: lightning.LightningModule,
+    data: lightning.LightningDataModule,
+    folder: str | Path,
+    max_steps: int,
+    resume: bool = False,
+    checkpoint_every: int = 500,
+    validate_every: int | None = None,
+    **trainer_options: Any,
+) -> dict[str, float]:
+    r"""Trains ``task`` and returns its scores on the validation images.
+
+    Logs go to ``folder`` for TensorBoard and as CSV; ``last.ckpt`` there is replaced as a whole
+    every ``checkpoint_every`` iterations. Started again with ``resume``, a run goes on from it and,
+    on a CPU, ends with the same weights, bit for bit, as one that was never interrupted.
+
+    Args:
+        task: What is trained.
+        data: What it is trained and judged on.
+        folder: Where logs and checkpoints are written.
+        max_steps: The number of iterations.
+        resume: Whether to go on from the checkpoint in ``folder``, if there is one.
+        checkpoint_every: The iterations from checkpoint to checkpoint.
+        validate_every: The iterations from validation to validation. Defaults to once, at the end.
+        **trainer_options: Arguments of :class:`lightning.Trainer`, such as ``accelerator``,
+            ``devices``, ``precision`` or ``sync_batchnorm``.
+
+    Raises:
+        FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
+    """
+    checkpoint = Path(folder) / CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(
+            f"{checkpoint} exists: resume that run, or choose another folder for a new one"
+        )
+    trainer = lightning.Trainer(
+        max_steps=max_steps,
+        default_root_dir=folder,
+        logger=[
+            TensorBoardLogger(folder, name=None, version="tensorboard"),
+            CSVLogger(folder, name=None, version="csv"),
+        ],
+        callbacks=[
+            ModelCheckpoint(
+                folder,
+                filename=Path(CHECKPOINT).stem,
+                every_n_train_steps=checkpoint_every,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+            LearningRateMonitor("step"),
+        ],
+        check_val_every_n_epoch=None,
+        val_check_interval=validate_every or max_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **trainer_options,
+    )
+    trainer.fit(
+        task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
+    )
+    return {
+        name: float(value) for name, value in trainer.validate(task, data, verbose=False)[0].items()
+    }

@@ -1,0 +1,108 @@
+"""Training and judging a segmenter."""
+
+from __future__ import annotations
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from dyngraph.data.labels import IGNORE
+from dyngraph.evaluate.segmentation import mean_iou, pixel_accuracy
+
+
+class SegmentationTask(lightning.LightningModule):
+    r"""A segmenter with its loss, optimiser, learning rate schedule and scores.
+
+    Stochastic gradient descent with the learning rate :math:`\eta (1 - t / T)^{0.9}` at iteration t
+    of T. Whatever is random in iteration t (dropout) is a function of ``seed`` and t alone, so a
+    resumed run goes on exactly as if it had never stopped.
+
+    Args:
+        model: From images ``[B, 3, H, W]`` to ``{"out": scores [B, C, H, W]}``, and ``"aux"`` while
+            training, if it has an auxiliary head.
+        num_classes: C.
+        lr: The learning rate η at the start.
+        momentum: That of the optimiser.
+        weight_decay: That of the optimiser.
+        aux_weight: The weight of the auxiliary loss.
+        object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
+        seed: What all randomness is derived from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int = 19,
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        aux_weight: float = 0.4,
+        object_classes: list[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.aux_weight = aux_weight
+        self.object_classes = object_classes
+        self.seed = seed
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        r"""The scores of every class, ``[B, C, H, W]``."""
+        return self.model(image)["out"]
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        world_size = self.trainer.world_size
+        torch.manual_seed(self.seed + batch_idx * world_size + self.global_rank)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        image, label = batch
+        scores = self.model(image)
+        loss = segmentation_loss(scores["out"], label)
+        if "aux" in scores:
+            loss = loss + self.aux_weight * segmentation_loss(scores["aux"], label)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        image, label = batch
+        self.confusion.update(self(image).argmax(dim=1), label)
+
+    def on_validation_epoch_end(self) -> None:
+        confusion = self.confusion.compute()
+        self.log("miou", mean_iou(confusion), prog_bar=True)
+        self.log("pixel_accuracy", pixel_accuracy(confusion))
+        if self.object_classes is not None:
+            self.log("object_iou", mean_iou(confusion, self.object_classes), prog_bar=True)
+        self.confusion.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = torch.optim.SGD(
+            self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.PolynomialLR(
+            optimizer, total_iters=int(self.trainer.estimated_stepping_batches), power=0.9
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def segmentation_loss(scores: Tensor, label: Tensor) -> Tensor:
+    r"""Mean cross-entropy over the pixels that are not ignored; 0 where all are.
+
+    Args:
+        scores: ``[B, C, H, W]``.
+        label: Classes ``[B, H, W]``, 255 = ignored.
+    """
+    total = F.cross_entropy(scores.float(), label, ignore_index=IGNORE, reduction="sum")
+    return total / (label != IGNORE).sum().clamp(min=1)

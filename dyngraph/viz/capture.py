@@ -1,0 +1,46 @@
+"""What a layer inside a model receives."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dyngraph.grid import Grid
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+@torch.no_grad()
+def capture_input(
+    model: nn.Module, layer_type: type[Layer], image: Tensor
+) -> tuple[Layer, Tensor, Grid]:
+    r"""Runs a model in evaluation mode; returns its first layer of a type and what that received.
+
+    Args:
+        model: Any model of images.
+        layer_type: A layer on nodes, such as :class:`~dyngraph.nn.RepGraphConv`.
+        image: A batch ``[B, 3, H, W]`` as the model takes it.
+
+    Returns:
+        The layer, its node features ``[N, C]`` and their grid.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    layer = next((m for m in model.modules() if isinstance(m, layer_type)), None)
+    if layer is None:
+        raise ValueError(
+            f"model: expected one with a {layer_type.__name__}, got {type(model).__name__} without"
+        )
+    received: list[tuple[Tensor, Grid]] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[:2]))
+    mode = model.training
+    try:
+        model.eval()(image)
+    finally:
+        model.train(mode)
+        handle.remove()
+    x, grid = received[0]
+    return layer, x, grid

@@ -1,0 +1,35 @@
+"""Label maps in colour."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dyngraph.data.labels import IGNORE, PALETTE
+
+
+def colorize(label: Tensor) -> Tensor:
+    r"""The Cityscapes colours of training ids: ``[H, W] -> [3, H, W]``, uint8; ignored is black."""
+    colors = torch.zeros(IGNORE + 1, 3, dtype=torch.uint8)
+    colors[: len(PALETTE)] = PALETTE
+    return colors[label.cpu().long()].permute(2, 0, 1)
+
+
+def draw_segmentation(image: Tensor, panels: dict[str, Tensor]) -> Figure:
+    r"""Draws an image and label maps of it side by side.
+
+    Args:
+        image: ``[3, H, W]``, uint8.
+        panels: Training ids ``[H, W]`` by title, e.g. the labels and the predictions of models.
+    """
+    pictures = {"image": image, **{title: colorize(label) for title, label in panels.items()}}
+    height, width = image.shape[-2:]
+    columns = min(3, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(4 * columns, (4 * height / width + 0.3) * rows), layout="constrained")
+    for number, (title, picture) in enumerate(pictures.items(), start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=[])
+    return figure

@@ -1,0 +1,137 @@
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from dyngraph.data import denormalize, eval_transform, train_transform
+from dyngraph.data.transforms import RandomScale
+
+MEAN_COLOUR = torch.tensor([124, 116, 104])
+
+
+def blocks(size=(24, 40), block=4):
+    """A mask of random ids in blocks, and an image whose red channel is five times the id."""
+    height, width = size
+    ids = torch.randint(1, 20, (height // block, width // block), dtype=torch.uint8)
+    mask = ids.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    image = torch.stack([mask * 5, torch.full_like(mask, 50), torch.full_like(mask, 90)])
+    return tv_tensors.Image(image), tv_tensors.Mask(mask)
+
+
+def random_pairs(transform, count=20):
+    for seed in range(count):
+        torch.manual_seed(seed)
+        image, mask = blocks()
+        yield (image, mask), transform(image, mask)
+
+
+def test_eval_transform_normalises_the_image_and_keeps_the_mask():
+    image, mask = blocks()
+    out, out_mask = eval_transform()(image, mask)
+    expected = v2.functional.normalize(
+        image.float() / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.as_subclass(torch.Tensor), expected)
+    assert torch.equal(out_mask, mask)
+    assert out_mask.dtype == torch.uint8
+
+
+def test_denormalize_is_the_inverse():
+    image = tv_tensors.Image(torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8))
+    picture = denormalize(eval_transform()(image))
+    assert picture.dtype == torch.uint8
+    assert torch.equal(picture, image.as_subclass(torch.Tensor))
+
+
+def test_denormalize_clips():
+    picture = denormalize(torch.tensor([100.0, -100.0, 0.0])[:, None, None])
+    assert picture.flatten().tolist() == [255, 0, 104]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8)])
+def test_denormalize_needs_three_channels(shape):
+    with pytest.raises(ValueError, match=r"image: expected shape \[\.\.\., 3, H, W\]"):
+        denormalize(torch.zeros(shape))
+
+
+def test_crop_and_flip_keep_image_and_mask_aligned():
+    flipped = 0
+    crops = set()
+    for (_, mask), (out, out_mask) in random_pairs(train_transform((12, 16), scale=(1, 1))):
+        assert out.shape == (3, 12, 16)
+        assert out_mask.shape == (12, 16)
+        assert torch.equal(denormalize(out)[0], out_mask * 5)
+        windows = mask.unfold(0, 12, 1).unfold(1, 16, 1)
+        places = (windows == out_mask).all(-1).all(-1).nonzero().tolist()
+        mirrored = (windows == out_mask.flip(-1)).all(-1).all(-1).nonzero().tolist()
+        assert len(places) + len(mirrored) == 1
+        flipped += len(mirrored)
+        crops.add(tuple((places + mirrored)[0]))
+    assert 3 <= flipped <= 17
+    assert len(crops) > 10
+
+
+def test_scale_keeps_image_and_mask_aligned():
+    sizes = set()
+    for (image, mask), (out, out_mask) in random_pairs(RandomScale((0.5, 2.0))):
+        sizes.add(tuple(out.shape[-2:]))
+        assert out.shape[-2:] == out_mask.shape
+        factor = out.shape[-1] / image.shape[-1]
+        assert 0.5 <= factor <= 2
+        assert out.shape[-2] == pytest.approx(image.shape[-2] * factor, abs=1)
+        assert set(out_mask.unique().tolist()) <= set(mask.unique().tolist())
+        if factor > 1.3:
+            # Away from the borders of blocks, interpolation sees one colour only.
+            inner = -torch.nn.functional.max_pool2d(-out_mask[None].float(), 5, 1, 2)[0]
+            outer = torch.nn.functional.max_pool2d(out_mask[None].float(), 5, 1, 2)[0]
+            same = inner == outer
+            assert same.any()
+            assert torch.equal(out[0][same], out_mask[same] * 5)
+    assert len(sizes) > 10
+
+
+def test_scale_of_one_changes_nothing():
+    for (image, mask), (out, out_mask) in random_pairs(RandomScale((1.0, 1.0)), count=3):
+        assert torch.equal(out, image)
+        assert torch.equal(out_mask, mask)
+
+
+def test_images_are_interpolated_with_antialiasing():
+    # Plain bilinear interpolation would take the inner two of four columns.
+    row = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16)
+    image = tv_tensors.Image(row.expand(3, 64, 64))
+    out = RandomScale((0.25, 0.25))(image)
+    assert out.shape == (3, 16, 16)
+    assert ((out > 80) & (out < 200)).all()
+
+
+def test_padding_is_the_mean_colour_and_ignored():
+    image, mask = blocks((8, 8))
+    out, out_mask = train_transform((20, 30), scale=(1, 1))(image, mask)
+    padded = out_mask == 255
+    assert out.shape == (3, 20, 30)
+    assert (~padded).sum() == 64
+    assert (denormalize(out)[:, padded] == MEAN_COLOUR[:, None]).all()
+    assert out[:, padded].abs().max() < 0.02
+
+
+def test_train_transform_scales():
+    areas = {
+        int((out_mask != 255).sum())
+        for _, (_, out_mask) in random_pairs(train_transform(100), count=10)
+    }
+    assert len(areas) > 5
+    assert min(areas) < 24 * 40 < max(areas)
+
+
+@pytest.mark.parametrize("crop_size", [0, (4, -1), (4,), (4, 4, 4)])
+def test_wrong_crop_size(crop_size):
+    with pytest.raises(ValueError, match="crop_size: expected a positive height and width"):
+        train_transform(crop_size)
+
+
+@pytest.mark.parametrize("scale", [(0, 1), (2.0, 0.5), (-1, 1)])
+def test_wrong_scale(scale):
+    with pytest.raises(ValueError, match="scale: expected 0 < smallest <= largest"):
+        train_transform(8, scale)

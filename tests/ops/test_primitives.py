@@ -1,0 +1,151 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyngraph.ops import primitives
+from dyngraph.ops.primitives import gather_dot, gather_sum, scatter, scatter_sum, transpose_index
+
+
+def incidence(index, num_rows):
+    """``[N, L, M]``: which row each edge listens to."""
+    return torch.nn.functional.one_hot(index.long(), num_rows).double()
+
+
+def dense_gather_dot(x, table, index, groups):
+    rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
+    return (x.unsqueeze(1) * rows).unflatten(2, (groups, -1)).sum(dim=-1).transpose(1, 2)
+
+
+def dense_gather_sum(weight, table, index):
+    rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
+    rows = rows.unflatten(2, (weight.shape[1], -1))
+    return (weight.transpose(1, 2).unsqueeze(-1) * rows).sum(dim=1).flatten(1)
+
+
+def dense_scatter(weight, x, index, num_rows):
+    spread = weight.unsqueeze(-1) * x.unflatten(1, (weight.shape[1], -1)).unsqueeze(2)
+    return torch.einsum("nlm,nglc->mgc", incidence(index, num_rows), spread).flatten(1)
+
+
+def make(num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=torch.int32):
+    def randn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    return {
+        "x": randn(num_nodes, channels),
+        "table": randn(num_rows, channels),
+        "weight": randn(num_nodes, groups, degree),
+        "index": torch.randint(max(num_rows, 1), (num_nodes, degree), dtype=index_dtype),
+        "groups": groups,
+    }
+
+
+# Degrees below, at and above the number of rows; no node; no edge; one row for all.
+SHAPES = [(6, 4, 5), (6, 5, 5), (6, 12, 5), (0, 4, 5), (6, 0, 5), (6, 4, 1), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_primitives_equal_their_definition(shape, groups, index_dtype):
+    num_nodes, degree, num_rows = shape
+    t = make(num_nodes, degree, num_rows, groups=groups, index_dtype=index_dtype)
+    torch.testing.assert_close(
+        gather_dot(t["x"], t["table"], t["index"], groups),
+        dense_gather_dot(t["x"], t["table"], t["index"], groups),
+    )
+    torch.testing.assert_close(
+        gather_sum(t["weight"], t["table"], t["index"]),
+        dense_gather_sum(t["weight"], t["table"], t["index"]),
+    )
+    torch.testing.assert_close(
+        scatter(t["weight"], t["x"], t["index"], num_rows),
+        dense_scatter(t["weight"], t["x"], t["index"], num_rows),
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 7 * 4 * 3, 2**24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gather_dot_in_chunks_equals_gather_dot(monkeypatch, chunk, dtype):
+    monkeypatch.setattr(primitives, "_CHUNK", chunk)
+    x, table = torch.randn(10, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
+    index = torch.randint(9, (10, 7))
+    expected = primitives._gather_dot_csr(x, table, index)
+    torch.testing.assert_close(primitives._gather_dot_chunked(x, table, index), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        # Autocast does not round the operands.
+        out = primitives._gather_dot_chunked(x, table, index)
+    torch.testing.assert_close(out, expected)
+
+
+def test_transpose_index_sorts_edges_by_row():
+    index = torch.tensor([[2, 0], [2, 3], [0, 2]], dtype=torch.int32)
+    order, ptr = transpose_index(index, 5)
+    assert order.dtype == ptr.dtype == torch.int32
+    assert order.tolist() == [1, 4, 0, 2, 5, 3]
+    assert ptr.tolist() == [0, 2, 2, 5, 6, 6]
+
+
+def test_rows_that_nobody_hears_get_zero():
+    index = torch.tensor([[1, 1]])
+    out = scatter(torch.tensor([[[2.0, 3.0]]]), torch.tensor([[1.0, -1.0]]), index, 3)
+    assert out.tolist() == [[0, 0], [5, -5], [0, 0]]
+
+
+def test_other_rows_may_hold_anything():
+    """A NaN or an infinity in a row that a node does not listen to stays away from it."""
+    table = torch.tensor([[torch.nan, torch.inf], [1.0, 2.0], [torch.inf, torch.nan]])
+    index = torch.ones(4, 2, dtype=torch.int32)
+    assert gather_dot(torch.ones(4, 2), table, index, 1).unique().tolist() == [3]
+    assert gather_sum(torch.ones(4, 1, 2), table, index).tolist() == [[2, 4]] * 4
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2), (0, 4, 5), (3, 0, 2)])
+def test_gradients_to_second_order(shape):
+    num_nodes, degree, num_rows = shape
+    t = make(num_nodes, degree, num_rows)
+    index, groups = t["index"], t["groups"]
+    transposed = transpose_index(index, num_rows)
+    for function, inputs in (
+        (lambda x, table: gather_dot(x, table, index, groups), (t["x"], t["table"])),
+        (lambda weight, table: gather_sum(weight, table, index), (t["weight"], t["table"])),
+        (lambda weight, x: scatter_sum(weight, x, *transposed, num_rows), (t["weight"], t["x"])),
+    ):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradients_of_one_input_alone():
+    t = make()
+    x, table, weight, index = t["x"], t["table"], t["weight"], t["index"]
+    (only,) = torch.autograd.grad(gather_dot(x.detach(), table, index, 2).sum(), table)
+    (both,) = torch.autograd.grad(gather_dot(x, table, index, 2).sum(), table)
+    assert torch.equal(only, both)
+    (only,) = torch.autograd.grad(gather_sum(weight, table.detach(), index).sum(), weight)
+    (both,) = torch.autograd.grad(gather_sum(weight, table, index).sum(), weight)
+    assert torch.equal(only, both)
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2)])
+def test_opcheck(shape):
+    num_nodes, degree, num_rows = shape
+    t = make(num_nodes, degree, num_rows)
+    order, ptr = transpose_index(t["index"], num_rows)
+    ops = torch.ops.dyngraph
+    torch.library.opcheck(ops.gather_dot.default, (t["x"], t["table"], t["index"], 2))
+    torch.library.opcheck(ops.gather_sum.default, (t["weight"], t["table"], t["index"]))
+    torch.library.opcheck(ops.scatter_sum.default, (t["weight"], t["x"], order, ptr, num_rows))
+    torch.library.opcheck(ops.transpose_index.default, (t["index"], num_rows))
+    torch.library.opcheck(ops.transpose_index.default, (t["index"].long(), num_rows))
+
+
+@given(
+    st.integers(0, 6), st.integers(0, 8), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3)
+)
+def test_gather_and_scatter_are_adjoint(num_nodes, degree, num_rows, groups, width):
+    t = make(num_nodes, degree, num_rows, groups * width, groups)
+    x, table, weight, index = t["x"], t["table"], t["weight"], t["index"]
+    product = (gather_sum(weight, table, index) * x).sum()
+    torch.testing.assert_close((scatter(weight, x, index, num_rows) * table).sum(), product)
+    torch.testing.assert_close((gather_dot(x, table, index, groups) * weight).sum(), product)

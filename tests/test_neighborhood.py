@@ -1,0 +1,255 @@
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch_geometric.utils import coalesce
+
+from dyngraph import Grid, Neighborhood
+from dyngraph.ops import interpolate, sampled_attention, scatter_interpolate
+
+BACKENDS = ["torch", "pyg"]
+
+
+def dense_corners(near):
+    """Corner weights scattered into ``[N, K, M]``."""
+    n, k, _ = near.corner_index.shape
+    dense = torch.zeros(n, k, near.grid.num_nodes, dtype=near.weight.dtype)
+    return dense.scatter_add(2, near.corner_index, near.corner_weight)
+
+
+def test_corners_of_one_sample():
+    near = Neighborhood(Grid([[3, 4]]), torch.tensor([1.25, 2.5]).expand(12, 1, 2))
+    assert near.corner_index[0, 0].tolist() == [6, 7, 10, 11]
+    assert near.corner_weight[0, 0].tolist() == [0.375, 0.375, 0.125, 0.125]
+    assert repr(near) == "Neighborhood(Grid([(3, 4)]), num_samples=1)"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_corners_equal_the_formula(num_axes, padding_mode, dtype):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    near = Neighborhood(grid, reference.random_positions(grid, 6, dtype=dtype), padding_mode)
+    assert near.num_samples == 6
+    assert near.corner_index.shape == near.corner_weight.shape == (grid.num_nodes, 6, 2**num_axes)
+    assert near.weight.dtype == dtype
+    torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
+    assert (near.weight == 0).any(), "no sample reaches over the border"
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_receivers_on_another_grid(num_axes, padding_mode):
+    sender = Grid(reference.SENDER_SIZES[num_axes])
+    receiver = Grid(reference.MIXED_SIZES[num_axes])
+    pos = reference.random_positions(sender, 4, receiver)
+    near = Neighborhood(sender, pos, padding_mode, receiver=receiver)
+    assert near.corner_index.shape == (receiver.num_nodes, 4, 2**num_axes)
+    torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
+    x = torch.randn(sender.num_nodes, 3)
+    torch.testing.assert_close(interpolate(x, near), reference.interpolate(x, near))
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_samples_never_cross_images(num_axes):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    pos = reference.random_positions(grid, 8, reach=4.0)
+    for padding_mode in ("zeros", "border"):
+        (source, target), _ = Neighborhood(grid, pos, padding_mode).edge_index()
+        assert torch.equal(grid.batch[source], grid.batch[target])
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_edge_index_order_and_weights(num_axes):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    near = Neighborhood(grid, reference.random_positions(grid, 3))
+    edge_index, weight = near.edge_index()
+    num_edges = grid.num_nodes * 3 * 2**num_axes
+    assert edge_index.shape == (2, num_edges)
+    assert weight.shape == (num_edges,)
+    assert edge_index.dtype == torch.int64
+    edge = 0
+    for node in range(grid.num_nodes):
+        for sample in range(3):
+            for corner in range(2**num_axes):
+                assert edge_index[1, edge] == node
+                assert edge_index[0, edge] == near.corner_index[node, sample, corner]
+                assert weight[edge] == near.corner_weight[node, sample, corner]
+                edge += 1
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_weights_inside_the_map_sum_to_one(num_axes):
+    grid = Grid([[4] * num_axes, [3] * num_axes])
+    length = grid.sizes[grid.batch].unsqueeze(1)
+    pos = torch.rand(grid.num_nodes, 5, num_axes) * (length - 1)
+    near = Neighborhood(grid, pos)
+    # 1 - f and f are each rounded once along every axis.
+    torch.testing.assert_close(
+        near.corner_weight.sum(dim=-1), torch.ones(pos.shape[:2]), atol=1e-6, rtol=0
+    )
+    _, weight = near.edge_index()
+    assert (weight >= 0).all()
+
+
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_adjacency_times_features_is_the_sum_of_samples(num_axes):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    near = Neighborhood(grid, reference.random_positions(grid, 4))
+    x = torch.randn(grid.num_nodes, 3)
+    edge_index, weight = near.edge_index()
+    adjacency = torch.zeros(grid.num_nodes, grid.num_nodes)
+    adjacency.index_put_((edge_index[1], edge_index[0]), weight, accumulate=True)
+    torch.testing.assert_close(adjacency @ x, interpolate(x, near).sum(dim=1))
+    merged, merged_weight = coalesce(edge_index, weight, grid.num_nodes, reduce="sum")
+    assert merged.shape[1] < edge_index.shape[1], "no two samples share a corner"
+    dense = torch.zeros_like(adjacency)
+    dense[merged[1], merged[0]] = merged_weight
+    torch.testing.assert_close(dense, adjacency)
+
+
+def test_samples_at_nodes_are_the_nodes():
+    grid = Grid([[3, 4], [2, 2]])
+    x = torch.randn(grid.num_nodes, 5)
+    for padding_mode in ("zeros", "border"):
+        near = Neighborhood(grid, grid.pos.unsqueeze(1), padding_mode)
+        assert torch.equal(interpolate(x, near).squeeze(1), x)
+
+
+def test_border_repeats_the_edge_of_the_map():
+    grid = Grid([[3]])
+    pos = torch.tensor([[-7.0, -0.5, 2.5, 1e30]]).t().expand(3, 4, 1)
+    out = interpolate(torch.tensor([[1.0], [2.0], [4.0]]), Neighborhood(grid, pos, "border"))
+    assert out[0].flatten().tolist() == [1, 1, 4, 4]
+    near = Neighborhood(grid, pos, "zeros")
+    assert interpolate(torch.tensor([[1.0], [2.0], [4.0]]), near)[0].flatten().tolist() == [
+        0,
+        0.5,
+        2,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_non_finite_position_is_nan_in_its_node_alone(bad, num_axes, padding_mode, backend):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    pos = reference.random_positions(grid, 3)
+    clean = Neighborhood(grid, pos, padding_mode)
+    pos = pos.clone()
+    # The other coordinates are far outside, where weights are zero: 0 * NaN has to stay NaN.
+    pos[4, 1] = -50.0
+    pos[4, 1, -1] = bad
+    near = Neighborhood(grid, pos, padding_mode)
+    assert near.index.min() >= 0
+    assert near.index.max() < grid.num_nodes
+    x = torch.randn(grid.num_nodes, 4)
+    others = torch.arange(grid.num_nodes) != 4
+    for run in (
+        lambda near: interpolate(x, near, backend=backend).flatten(1),
+        lambda near: sampled_attention(x, x, x, near, 2, backend=backend),
+    ):
+        out = run(near)
+        assert out[4].isnan().any(dim=-1)
+        assert torch.equal(out[others], run(clean)[others])
+    assert interpolate(x, near, backend=backend)[4, 1].isnan().all()
+    assert sampled_attention(x, x, x, near, 2, backend=backend)[4].isnan().all()
+
+
+@pytest.mark.parametrize("far", [1e30, -1e30, 3e38, -(2.0**31), 2.0**63, 2.0**24])
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_far_positions_contribute_zero(num_axes, far):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    x = torch.randn(grid.num_nodes, 4)
+    for axis in range(num_axes):
+        pos = grid.pos.unsqueeze(1).clone()
+        pos[:, :, axis] = far
+        pos.requires_grad_()
+        near = Neighborhood(grid, pos)
+        assert near.index.min() >= 0
+        assert near.index.max() < grid.num_nodes
+        out = interpolate(x, near)
+        assert torch.equal(out, torch.zeros_like(out))
+        out.sum().backward()
+        assert torch.equal(pos.grad, torch.zeros_like(pos))
+        border = Neighborhood(grid, pos.detach(), "border")
+        last = (grid.sizes[grid.batch][:, axis] - 1) * (far > 0)
+        clamped = grid.pos.unsqueeze(1).clone()
+        clamped[:, 0, axis] = last.float()
+        assert torch.equal(interpolate(x, border), interpolate(x, Neighborhood(grid, clamped)))
+
+
+def test_positions_get_the_gradient_of_the_formula():
+    grid = Grid(reference.MIXED_SIZES[2])
+    pos = reference.random_positions(grid, 3, dtype=torch.float64).requires_grad_()
+    for padding_mode in ("zeros", "border"):
+        near = Neighborhood(grid, pos, padding_mode)
+        upstream = torch.randn(grid.num_nodes, 3, grid.num_nodes, dtype=torch.float64)
+        got = torch.autograd.grad((dense_corners(near) * upstream).sum(), pos)
+        want = torch.autograd.grad((reference.interpolation_matrix(near) * upstream).sum(), pos)
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1])
+def test_empty_neighborhoods(num_samples):
+    empty = Grid.of(torch.randn(0, 3, 2, 2))
+    near = Neighborhood(empty, torch.randn(0, num_samples, 2))
+    assert near.edge_index()[0].shape == (2, 0)
+    # A map without nodes between maps with nodes, as senders and as receivers.
+    grid = Grid([[2, 2], [0, 3], [1, 1]])
+    full = Grid([[1, 1], [1, 2], [1, 1]])
+    pos = torch.zeros(4, num_samples, 2)
+    for padding_mode in ("zeros", "border"):
+        near = Neighborhood(grid, pos, padding_mode, receiver=full)
+        out = interpolate(torch.ones(5, 1), near).sum(dim=1)
+        assert out.flatten().tolist() == [num_samples, 0, 0, num_samples]
+        assert scatter_interpolate(torch.ones(4, num_samples, 1), near).shape == (5, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_only_full_precision_positions(dtype):
+    with pytest.raises(TypeError, match="^pos: "):
+        Neighborhood(Grid([[2, 2]]), torch.ones(4, 1, 2, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"pos": torch.ones(4, 2)}, "pos"),
+        ({"pos": torch.ones(3, 1, 2)}, "pos"),
+        ({"pos": torch.ones(4, 1, 3)}, "pos"),
+        ({"padding_mode": "reflection"}, "padding_mode"),
+        ({"receiver": Grid([[2, 2], [2, 2]])}, "receiver"),
+        ({"receiver": Grid([[4]])}, "receiver"),
+        ({"receiver": Grid([[2, 3]])}, "pos"),
+    ],
+)
+def test_errors_name_the_argument(kwargs, match):
+    kwargs = {"grid": Grid([[2, 2]]), "pos": torch.ones(4, 1, 2), **kwargs}
+    with pytest.raises(ValueError, match=f"^{match}: "):
+        Neighborhood(**kwargs)
+
+
+@st.composite
+def neighborhoods(draw):
+    num_axes = draw(st.integers(1, 3))
+    size = st.lists(st.integers(1, 4), min_size=num_axes, max_size=num_axes)
+    sizes = draw(st.lists(st.tuples(size, size), min_size=1, max_size=3))
+    sender, receiver = (Grid(list(part)) for part in zip(*sizes, strict=True))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    pos = reference.random_positions(sender, draw(st.integers(1, 4)), receiver, dtype)
+    # Some positions exactly on nodes and on borders.
+    pos = torch.where(torch.rand_like(pos) < 0.3, pos.round(), pos)
+    return Neighborhood(sender, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
+
+
+@given(neighborhoods())
+def test_any_neighborhood_equals_the_formula(near):
+    assert near.index.min() >= 0
+    assert near.index.max() < near.grid.num_nodes
+    torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
+    (source, target), _ = near.edge_index()
+    assert torch.equal(near.grid.batch[source], near.receiver.batch[target])
