@@ -91,7 +91,7 @@ def sampled_attention(
 def attention_on_adjacency(
     query: Tensor, key: Tensor, value: Tensor, adjacency: Tensor, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention of node i over the nodes j with ``adjacency[i, j]``; alpha ``[G, N, M]``."""
+    """Attention of node i over the nodes j with ``adjacency[i, j]``, and alpha ``[G, N, M]``."""
     q, k, v = (part.unflatten(1, (groups, -1)).transpose(0, 1) for part in (query, key, value))
     score = (q @ k.transpose(1, 2)).masked_fill(~adjacency, -torch.inf)
     # A node that listens to nobody receives zeros.

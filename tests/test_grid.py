@@ -17,9 +17,7 @@ SHAPES = {1: (5,), 2: (3, 4), 3: (2, 3, 4)}
 
 
 def mixed_maps(num_axes, channels=3, dtype=torch.float32):
-    return [
-        torch.randn(channels, *size).to(dtype) for size in reference.MIXED_SIZES[num_axes]
-    ]
+    return [torch.randn(channels, *size).to(dtype) for size in reference.MIXED_SIZES[num_axes]]
 
 
 def test_grid_of_sizes():
@@ -181,7 +179,11 @@ def test_coarsen_counts_partial_cells():
         (lambda: Grid.of([torch.ones(1, 2), None]), TypeError, "maps"),
         (lambda: Grid([[2, 2]]).flatten(torch.ones(1, 3, 2, 3)), ValueError, "maps"),
         (lambda: Grid([[2, 2]]).flatten(torch.ones(2, 3, 2, 2)), ValueError, "maps"),
-        (lambda: Grid([[2], [1]]).flatten([torch.ones(3, 2), torch.ones(4, 1)]), ValueError, "maps"),
+        (
+            lambda: Grid([[2], [1]]).flatten([torch.ones(3, 2), torch.ones(4, 1)]),
+            ValueError,
+            "maps",
+        ),
         (lambda: Grid([[2, 2]]).unflatten(torch.ones(3, 5)), ValueError, "x"),
         (lambda: Grid([[2, 2]]).unflatten(torch.ones(4)), ValueError, "x"),
         (lambda: to_graph("maps"), TypeError, "maps"),
@@ -227,9 +229,7 @@ def test_loader_batches_graphs_of_different_sizes():
     assert torch.equal(to_feature_map(graphs[1])[0], maps[1])
     batches = list(DataLoader(graphs, batch_size=2))
     assert [b.grid for b in batches] == [Grid.of(maps[:2]), Grid.of(maps[2:])]
-    assert all(
-        torch.equal(a, b) for a, b in zip(to_feature_map(batches[0]), maps[:2], strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(to_feature_map(batches[0]), maps[:2], strict=True))
     assert to_graph(maps)[2].grid == Grid([[1, 1]])
 
 

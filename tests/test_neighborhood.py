@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch_geometric.utils import coalesce
 
 from dyngraph import Grid, Neighborhood
+from dyngraph.neighborhood import _axis_corners
 from dyngraph.ops import interpolate, sampled_attention, scatter_interpolate
 
 BACKENDS = ["torch", "pyg"]
@@ -159,6 +160,18 @@ def test_non_finite_position_is_nan_in_its_node_alone(bad, num_axes, padding_mod
     assert sampled_attention(x, x, x, near, 2, backend=backend)[4].isnan().all()
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_index_of_any_coordinate_is_a_node(dtype, padding_mode):
+    """What a cast of NaN or of a far number to an integer gives is not defined."""
+    p = torch.tensor(
+        [torch.nan, torch.finfo(dtype).max, torch.finfo(dtype).min, -0.5, 2.5], dtype=dtype
+    )
+    for index, _ in _axis_corners(p, torch.tensor(3, dtype=dtype), padding_mode):
+        assert index.min() >= 0
+        assert index.max() <= 2
+
+
 @pytest.mark.parametrize("far", [1e30, -1e30, 3e38, -(2.0**31), 2.0**63, 2.0**24])
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_far_positions_contribute_zero(num_axes, far):
@@ -211,7 +224,7 @@ def test_empty_neighborhoods(num_samples):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_only_full_precision_positions(dtype):
-    with pytest.raises(TypeError, match="^pos: "):
+    with pytest.raises(TypeError, match=r"^pos: "):
         Neighborhood(Grid([[2, 2]]), torch.ones(4, 1, 2, dtype=dtype))
 
 

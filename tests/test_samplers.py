@@ -206,7 +206,7 @@ def test_constructor_errors_name_the_argument(kwargs):
 @pytest.mark.parametrize("cell_size", [1, 2])
 def test_forward_errors_name_the_argument(cell_size):
     sampler = OffsetSampler(4, cell_size=cell_size)
-    with pytest.raises(ValueError, match="^grid: expected 2 spatial axes, got 3"):
+    with pytest.raises(ValueError, match=r"^grid: expected 2 spatial axes, got 3"):
         sampler(torch.randn(8, 4), Grid([[2, 2, 2]]))
-    with pytest.raises(ValueError, match="^x: "):
+    with pytest.raises(ValueError, match=r"^x: "):
         sampler(torch.randn(3, 4), Grid([[2, 2]]))

@@ -30,6 +30,14 @@ class ResumableLoader(DataLoader):
     ) -> None:
         super().__init__(dataset, batch_size, sampler=sampler, drop_last=True, **kwargs)
         self._taken = 0
+        self._taken_before = 0
+
+    def __len__(self) -> int:
+        r"""The number of batches of the whole run, those before it was resumed too.
+
+        Lightning counts the batches of a resumed run from the very first one.
+        """
+        return self._taken_before + super().__len__()
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
@@ -42,5 +50,5 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         r"""Goes on after the batches of ``state``."""
-        self._taken = state["taken"]
+        self._taken = self._taken_before = state["taken"]
         self.sampler.start = self._taken * (self.batch_size or 1) * self.sampler.world_size

@@ -25,7 +25,9 @@ def make(value=True, bias=True, index_dtype=torch.int32, table_rows=9):
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_opcheck(value, bias, table_rows):
-    torch.library.opcheck(torch.ops.dyngraph.attention.default, make(value, bias, table_rows=table_rows))
+    torch.library.opcheck(
+        torch.ops.dyngraph.attention.default, make(value, bias, table_rows=table_rows)
+    )
 
 
 @pytest.mark.parametrize("value", [True, False])

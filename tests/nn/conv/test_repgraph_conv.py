@@ -160,13 +160,13 @@ def test_a_single_node(num_axes):
 
 def test_errors_name_the_argument():
     conv = RepGraphConv(4, 6)
-    with pytest.raises(ValueError, match="^grid: expected 2 spatial axes, got 3"):
+    with pytest.raises(ValueError, match=r"^grid: expected 2 spatial axes, got 3"):
         conv(torch.randn(8, 4), Grid([[2, 2, 2]]))
-    with pytest.raises(ValueError, match="^num_samples: "):
+    with pytest.raises(ValueError, match=r"^num_samples: "):
         RepGraphConv(4, 6, num_samples=0)
-    with pytest.raises(ValueError, match="^cell_size: "):
+    with pytest.raises(ValueError, match=r"^cell_size: "):
         RepGraphConv(4, 6, cell_size=0)
-    with pytest.raises(ValueError, match="^num_axes: "):
+    with pytest.raises(ValueError, match=r"^num_axes: "):
         RepGraphConv(4, 6, num_axes=4)
-    with pytest.raises(ValueError, match="^backend: "):
+    with pytest.raises(ValueError, match=r"^backend: "):
         RepGraphConv(4, 6, backend="fast")(torch.randn(4, 4), Grid([[2, 2]]))

@@ -1,0 +1,27 @@
+import pytest
+import reference
+import torch
+
+from dyngraph import Grid, Neighborhood
+from dyngraph.ops import sampled_attention, torch_backend
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_keys_are_sampled_once(monkeypatch, dtype):
+    """Keys that are the values stay one table, also when they are converted."""
+    values = []
+    attention = torch_backend.attention
+
+    def spy(query, key, value, *args):
+        values.append(value)
+        return attention(query, key, value, *args)
+
+    monkeypatch.setattr(torch_backend, "attention", spy)
+    grid = Grid([[3, 4]])
+    near = Neighborhood(grid, reference.random_positions(grid, 2))
+    x = torch.randn(12, 4, dtype=dtype)
+    shared = sampled_attention(x, x, x, near, backend="torch")
+    separate = sampled_attention(x, x, x.clone(), near, backend="torch")
+    assert values[0] is None
+    assert values[1] is not None
+    assert torch.equal(shared, separate)
