@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -244,9 +243,6 @@ class GridData(Data):
                 f"feature maps of sizes {grid.shapes}"
             )
         return grid
-
-    def __cat_dim__(self, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
-        return 0 if key == "map_size" else super().__cat_dim__(key, value, *args, **kwargs)
 
 
 def to_graph(maps: FeatureMaps) -> Batch:

@@ -82,7 +82,7 @@ class OffsetSampler(nn.Module):
         num_samples: int = 9,
         num_axes: int = 2,
         cell_size: int = 1,
-        spread: float = 8.0,
+        spread: float = 16.0,
     ) -> None:
         super().__init__()
         if num_samples < 1:

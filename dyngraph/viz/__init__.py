@@ -7,7 +7,13 @@ except ImportError as error:
 
 from dyngraph.viz.affinity import draw_affinities
 from dyngraph.viz.capture import capture_input
-from dyngraph.viz.nodes import draw_nodes
+from dyngraph.viz.nodes import draw_nodes, representative_nodes
 from dyngraph.viz.segmentation import draw_segmentation
 
-__all__ = ["capture_input", "draw_affinities", "draw_nodes", "draw_segmentation"]
+__all__ = [
+    "capture_input",
+    "draw_affinities",
+    "draw_nodes",
+    "draw_segmentation",
+    "representative_nodes",
+]

@@ -6,12 +6,33 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from dyngraph.neighborhood import Neighborhood
+from dyngraph.nn import RepGraphConv
+from dyngraph.viz.capture import capture_input
 
 # The area of a point that has all the attention, in points squared.
 _FULL_AREA = 400.0
+
+
+@torch.no_grad()
+def representative_nodes(model: nn.Module, image: Tensor) -> tuple[Neighborhood, Tensor]:
+    r"""The samples of all nodes in the first RepGraph layer of a model, and their attention.
+
+    Args:
+        model: Any model with a :class:`~dyngraph.nn.RepGraphConv` inside.
+        image: A batch ``[B, 3, H, W]`` as the model takes it.
+
+    Returns:
+        The samples, and the attention ``[N, G, K]``.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    conv, x, grid = capture_input(model, RepGraphConv, image)
+    _, near, attention = conv.sample(x, grid)
+    return near, attention
 
 
 def draw_nodes(
@@ -29,7 +50,7 @@ def draw_nodes(
     Args:
         image: The image ``[3, H, W]``, uint8.
         near: The samples of the nodes of its feature map, as
-            :meth:`~dyngraph.nn.RepGraphConv.sample` returns them.
+            :func:`representative_nodes` returns them.
         attention: Their attention ``[N, G, K]``, likewise.
         pixels: Rows and columns of pixels of the image.
         batch_index: Which map of the batch belongs to the image.

@@ -1,0 +1,49 @@
+# One command each, on a fresh clone: `make demo`, `make test`, `make check`, `make docs`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-pyg lint types docs check clean
+
+demo: $(VENV)/.train
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2
+
+# The layers with torch_scatter and torch_sparse, in an environment of its own on top of the other.
+test-pyg: $(VENV)/.dev
+	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn tests/ops tests/test_grid.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+check: lint types docs test test-pyg
+
+clean:
+	rm -rf $(VENV) $(VENV)-pyg docs/_build runs .pytest_cache .mypy_cache .ruff_cache
+
+# An environment is made once, and made up to date when what it installs changes.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(VENV)/bin/python setup.cfg
+	$(BIN)/pip install --quiet --editable '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python setup.cfg
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@

@@ -1,0 +1,148 @@
+"""Trains segmenters with and without context on generated street scenes, and compares them.
+
+Half of the class of an object on the road is its own shape; the other half is the texture of the
+sky far above it. A network whose receptive field is 47 pixels wide can only guess that half.
+
+    python examples/demo.py
+
+Prints a table and writes pictures to ``runs/demo``. Models that are already trained there are not
+trained again, and an interrupted one is resumed.
+"""
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import lightning
+import torch
+from torch import nn
+
+from dyngraph.data import (
+    OBJECT_CLASSES,
+    CityscapesSegmentation,
+    denormalize,
+    eval_transform,
+    generate_scenes,
+)
+from dyngraph.evaluate import count_multiply_adds
+from dyngraph.models import segmenter
+from dyngraph.nn import NonLocalConv
+from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
+from dyngraph.viz import (
+    capture_input,
+    draw_affinities,
+    draw_nodes,
+    draw_segmentation,
+    representative_nodes,
+)
+
+CONTEXTS = {
+    "FCN": None,
+    "Non-local": "nonlocal",
+    "RepGraph": "repgraph",
+    "bottleneck RepGraph": "bottleneck_repgraph",
+}
+SIZE = (64, 128)
+# Pixels on the road, where the objects stand.
+PIXELS = ((54, 20), (54, 64), (54, 108))
+
+
+def train(
+    name: str, scenes: Path, folder: Path, steps: int, seed: int
+) -> tuple[nn.Module, dict[str, float]]:
+    """Trains one model, or takes it from ``folder``; returns it and its row of the table."""
+    lightning.seed_everything(seed, verbose=False)
+    model = segmenter("small", CONTEXTS[name], head_channels=64)
+    model = model.to(memory_format=torch.channels_last)
+    row_path = folder / "row.json"
+    task = SegmentationTask(model, lr=0.1, object_classes=list(OBJECT_CLASSES), seed=seed)
+    if row_path.exists():
+        state = torch.load(folder / "last.ckpt", weights_only=True)
+        task.load_state_dict(state["state_dict"])
+        return model.eval(), json.loads(row_path.read_text())
+    print(f"\n{name}")
+    data = CityscapesDataModule(
+        scenes, SIZE, batch_size=8, scale=(1, 1), num_workers=1, seed=seed, val_batch_size=20
+    )
+    start = time.perf_counter()
+    scores = fit(
+        task,
+        data,
+        folder,
+        steps,
+        resume=True,
+        checkpoint_every=min(250, steps),
+        accelerator="cpu",
+        enable_model_summary=False,
+    )
+    row = {
+        "mIoU": scores["miou"],
+        "object IoU": scores["object_iou"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "multiply-adds": count_multiply_adds(model, 1, 3, *SIZE).total,
+        "seconds": time.perf_counter() - start,
+    }
+    row_path.write_text(json.dumps(row, indent=2))
+    return model.eval(), row
+
+
+def print_table(rows: dict[str, dict[str, float]]) -> None:
+    header = ("model", "mIoU", "object IoU", "parameters", "multiply-adds", "seconds")
+    print("\n| {:19} | {:>6} | {:>10} | {:>10} | {:>13} | {:>7} |".format(*header))
+    print(f"|{'-' * 21}|{'-' * 7}:|{'-' * 11}:|{'-' * 11}:|{'-' * 14}:|{'-' * 8}:|")
+    for name, row in rows.items():
+        print(
+            f"| {name:19} | {row['mIoU']:6.4f} | {row['object IoU']:10.4f} "
+            f"| {row['parameters']:10,} | {row['multiply-adds'] / 1e6:11.1f} M "
+            f"| {row['seconds']:7.0f} |"
+        )
+
+
+@torch.no_grad()
+def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]:
+    image, label = CityscapesSegmentation(scenes, "val", eval_transform())[0]
+    batch = image.unsqueeze(0)
+    picture = denormalize(image)
+    panels = {"labels": label}
+    panels |= {name: model(batch)["out"][0].argmax(dim=0) for name, model in models.items()}
+    figures = {"predictions": draw_segmentation(picture, panels)}
+    for name in ("RepGraph", "bottleneck RepGraph"):
+        near, attention = representative_nodes(models[name], batch)
+        figures[f"nodes of {name}"] = draw_nodes(picture, near, attention, PIXELS)
+    conv, x, grid = capture_input(models["Non-local"], NonLocalConv, batch)
+    _, (_, alpha) = conv(x, grid, return_attention_weights=True)
+    affinity = alpha.mean(dim=1).view(grid.num_nodes, grid.num_nodes)
+    figures["affinities of Non-local"] = draw_affinities(affinity)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name.replace(' ', '_')}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=1_500, help="iterations (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    args = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+    scenes = args.out / "scenes"
+    generate_scenes(scenes, size=SIZE, seed=args.seed)
+    models, rows = {}, {}
+    for name in CONTEXTS:
+        folder = args.out / name.replace(" ", "_")
+        models[name], rows[name] = train(name, scenes, folder, args.steps, args.seed)
+    print_table(rows)
+    print("\nPictures:", *draw(models, scenes, args.out), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
