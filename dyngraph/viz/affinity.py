@@ -33,7 +33,7 @@ def draw_affinities(affinity: Tensor) -> Figure:
     held = affinity.sort(dim=1, descending=True).values.cumsum(dim=1).mean(dim=0)
     share = (held.new_ones(num_nodes).cumsum(0) / num_nodes * 100).numpy()
     cumulative.plot(share, held.numpy() * 100, color="C0", label="learned")
-    cumulative.plot([0, 100], [0, 100], color="black", linewidth=1, linestyle="--", label="uniform")
+    cumulative.plot(share, share, color="black", linewidth=1, linestyle="--", label="uniform")
     cumulative.set(xlabel="strongest nodes, %", ylabel="attention that they hold, %", xscale="log")
     cumulative.legend()
     return figure
