@@ -97,6 +97,18 @@ class Neighborhood:
         )
         return torch.stack([source.flatten(), target.flatten()]), self.corner_weight.flatten()
 
+    def corner_alpha(self, alpha: Tensor) -> Tensor:
+        r"""What each edge of :meth:`edge_index` gets of its sample's weight.
+
+        Args:
+            alpha: Weights of the samples ``[N, G, K]``.
+
+        Returns:
+            ``[N * K * 2^P, G]``.
+        """
+        corner_weight = self.corner_weight.unsqueeze(3)
+        return (alpha.transpose(1, 2).unsqueeze(2) * corner_weight).flatten(0, 2)
+
     def __repr__(self) -> str:
         return f"Neighborhood({self.grid}, num_samples={self.num_samples})"
 
@@ -120,7 +132,9 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
         # A map without nodes has no corner, and weighs 0: any node will do, but it has to exist.
         corner_index.append((node + start).clamp(max=max(grid.num_nodes - 1, 0)))
         corner_weight.append(weight)
-    fits = pos.shape[0] * pos.shape[1] * 2 ** len(sizes) < 2**31 and grid.num_nodes < 2**31
+    # Room for an index of every corner, and of every sender node with every tap.
+    num_nodes = max(pos.shape[0] * 2 ** len(sizes), grid.num_nodes)
+    fits = num_nodes * pos.shape[1] < 2**31
     index = torch.stack(corner_index, dim=1)
     return index.int() if fits else index, torch.stack(corner_weight, dim=1)
 

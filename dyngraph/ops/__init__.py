@@ -4,6 +4,7 @@ from dyngraph.ops.backend import use_backend
 from dyngraph.ops.sampled import (
     interpolate,
     sampled_attention,
+    sampled_convolution,
     sampled_score,
     sampled_sum,
     scatter_interpolate,
@@ -12,6 +13,7 @@ from dyngraph.ops.sampled import (
 __all__ = [
     "interpolate",
     "sampled_attention",
+    "sampled_convolution",
     "sampled_score",
     "sampled_sum",
     "scatter_interpolate",

@@ -19,6 +19,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 # Elements of the temporary of `_gather_dot_chunked`: 64 MB in float32.
 _CHUNK = 2**24
@@ -178,6 +179,16 @@ def _scatter_sum_backward(ctx, grad):
 gather_dot.register_autograd(_gather_dot_backward, setup_context=_gather_dot_setup)
 gather_sum.register_autograd(_gather_sum_backward, setup_context=_gather_sum_setup)
 scatter_sum.register_autograd(_scatter_sum_backward, setup_context=_scatter_sum_setup)
+
+
+@register_flop_formula([torch.ops.dyngraph.gather_dot, torch.ops.dyngraph.gather_sum])
+def _gather_flops(first, table, index, *args, out_shape=None, **kwargs) -> int:
+    return 2 * index[0] * index[1] * table[1]
+
+
+@register_flop_formula(torch.ops.dyngraph.scatter_sum)
+def _scatter_flops(weight, x, *args, out_shape=None, **kwargs) -> int:
+    return 2 * weight[0] * weight[2] * x[1]
 
 
 def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:

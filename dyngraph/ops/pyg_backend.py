@@ -64,6 +64,11 @@ def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Te
     return EdgeSum()((x, None), edge_index, edge_weight, size).flatten(1)
 
 
+def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    samples = interpolate(x, near, weight).transpose(1, 2).flatten(1)
+    return samples @ filters.flatten(1).t()
+
+
 def sampled_attention(
     query: Tensor,
     key: Tensor,

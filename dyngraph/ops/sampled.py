@@ -117,6 +117,38 @@ def sampled_sum(
     return _backend(backend).sampled_sum(weight_, value_, near, corner_weight).to(value.dtype)
 
 
+def sampled_convolution(
+    x: Tensor, filters: Tensor, near: Neighborhood, *, backend: str = "auto"
+) -> Tensor:
+    r"""A convolution over the samples, as a deformable convolution is.
+
+    .. math::
+        \mathbf{z}_i = \sum_k W_k \, \mathbf{x}(\mathbf{p}_{i,k})
+
+    Args:
+        x: Sender features ``[M, C]``.
+        filters: The matrices :math:`W_k`, ``[O, C, K]``: the weights of a convolution with O
+            outputs, flattened over the kernel.
+        near: The samples of N nodes.
+        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+
+    Returns:
+        ``[N, O]``.
+
+    Raises:
+        ValueError: If shapes don't fit, or ``backend`` is unknown.
+    """
+    _check_table("x", x, near)
+    expected = [x.shape[1], near.num_samples]
+    if filters.dim() != 3 or list(filters.shape[1:]) != expected:
+        raise ValueError(
+            f"filters: expected shape [O, C, K] = [O, {expected[0]}, {expected[1]}], "
+            f"got {list(filters.shape)}"
+        )
+    (x_, filters_), weight = _computed(near, x, filters)
+    return _backend(backend).sampled_convolution(x_, filters_, near, weight).to(x.dtype)
+
+
 def sampled_attention(
     query: Tensor,
     key: Tensor,

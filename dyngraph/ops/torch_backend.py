@@ -1,5 +1,7 @@
 """The ``"torch"`` backend: weighted gathers on node-major tables, without ``[N, K, C]`` tensors."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dyngraph.neighborhood import Neighborhood
@@ -36,6 +38,16 @@ def sampled_score(
 def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
     corner_weight = (attention.unsqueeze(2) * weight.unsqueeze(1)).flatten(2)
     return gather_sum(corner_weight, value, near.index.flatten(1))
+
+
+def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
+    # Interpolation is linear: project the table once, then sample the projections of each tap.
+    num_outputs, _, num_samples = filters.shape
+    by_tap = filters.permute(2, 0, 1).flatten(0, 1)
+    projected = F.linear(x, by_tap).to(x.dtype).view(-1, num_outputs)
+    tap = torch.arange(num_samples, dtype=near.index.dtype, device=x.device)
+    index = near.index * num_samples + tap
+    return gather_sum(weight.flatten(1).unsqueeze(1), projected, index.flatten(1))
 
 
 def sampled_attention(

@@ -72,7 +72,8 @@ class RepGraphConv(AttentionConv):
         self, x: PairTensor, grid: Grid, return_edges: bool
     ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
         out, near, alpha = self.sample(x, grid)
-        return out, self._edges(near, alpha) if return_edges else None
+        edges = (near.edge_index()[0], near.corner_alpha(alpha)) if return_edges else None
+        return out, edges
 
     def sample(
         self, x: Union[Tensor, PairTensor], grid: Grid
@@ -85,9 +86,3 @@ class RepGraphConv(AttentionConv):
             query, key, value, near, self.groups, return_weights=True, backend=self.backend
         )
         return out, near, alpha
-
-    @staticmethod
-    def _edges(near: Neighborhood, alpha: Tensor) -> Tuple[Tensor, Tensor]:
-        edge_index, _ = near.edge_index()
-        corner_alpha = alpha.transpose(1, 2).unsqueeze(2) * near.corner_weight.unsqueeze(3)
-        return edge_index, corner_alpha.flatten(0, 2)

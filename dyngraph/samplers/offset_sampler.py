@@ -1,8 +1,6 @@
-"""Where the nodes of a grid listen: modules that turn node features into a Neighborhood."""
+"""Samples at learned offsets from the node."""
 
 from __future__ import annotations
-
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +9,7 @@ from torch_geometric.nn.dense.linear import Linear
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager:
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
-
+from dyngraph.samplers.common import check_nodes, check_num_axes, no_autocast
 
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -50,7 +42,7 @@ class OffsetLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        with _no_autocast(x.device.type):
+        with no_autocast(x.device.type):
             offset = F.linear(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         return offset.view(-1, self.num_samples, self.num_axes)
 
@@ -87,8 +79,7 @@ class OffsetSampler(nn.Module):
         super().__init__()
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-        if num_axes not in _AVG_POOL:
-            raise ValueError(f"num_axes: expected 1, 2 or 3, got {num_axes}")
+        check_num_axes(num_axes)
         if cell_size < 1:
             raise ValueError(f"cell_size: expected at least 1, got {cell_size}")
         self.num_samples = num_samples
@@ -110,14 +101,7 @@ class OffsetSampler(nn.Module):
         Raises:
             ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
         """
-        if grid.num_axes != self.num_axes:
-            raise ValueError(
-                f"grid: expected {self.num_axes} spatial axes, got {grid.num_axes} ({grid})"
-            )
-        if x.dim() != 2 or x.shape[0] != grid.num_nodes:
-            raise ValueError(
-                f"x: expected node features [{grid.num_nodes}, C], got shape {list(x.shape)}"
-            )
+        check_nodes(x, grid, self.num_axes)
         if self.cell_size == 1:
             offset = self.offset(x)
             return Neighborhood(grid, grid.pos.to(offset.dtype).unsqueeze(1) + offset)

@@ -1,0 +1,149 @@
+"""The dynamic graph message passing block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from string import ascii_lowercase
+
+import torch
+from torch import Tensor
+
+from dyngraph.grid import Grid
+from dyngraph.nn.block.feature_map_block import FeatureMapBlock
+from dyngraph.nn.conv.dgmn_conv import DGMNConv
+
+
+class DGMNBlock(FeatureMapBlock):
+    r"""Dynamic graph message passing on feature maps.
+
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020). See :class:`~dyngraph.nn.DGMNConv`
+    for the formula.
+
+    Args:
+        in_channels: C, the channels of the feature maps, and of the result.
+        rates: The sampling rates: 1, 6, 12, 24, 36 on Cityscapes and 1, 4, 8, 12 on COCO.
+        groups: G, the number of channel groups with a filter of their own. 0: affinities alone.
+        affinity: Whether affinities are predicted (DA).
+        filters: Whether filters are predicted (DW).
+        walk: Whether the samples walk away from the dilated taps (DS).
+        fusion: ``"sum"``, which starts as the identity, or ``"concat"``.
+        num_steps: T, how often the nodes are updated, with the same weights.
+        kernel_size: The length of the kernels along each axis, odd.
+        num_axes: The number of spatial axes of the feature maps.
+        activation: σ, a function on node features. Defaults to the identity.
+        legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
+            as the released code does by mistake.
+        backend: The backend of the operators.
+
+    Raises:
+        ValueError: If ``groups`` does not divide the channels, there is no rate, or ``fusion`` is
+            unknown.
+
+    Shapes:
+        - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
+        - **output:** the same
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        rates: Sequence[int] = (1, 6, 12, 24, 36),
+        groups: int = 4,
+        affinity: bool = True,
+        filters: bool = True,
+        walk: bool = True,
+        fusion: str = "concat",
+        num_steps: int = 1,
+        kernel_size: int = 3,
+        num_axes: int = 2,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        legacy_affinity: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(in_channels, in_channels)
+        self.conv = DGMNConv(
+            in_channels,
+            rates,
+            groups,
+            affinity,
+            filters,
+            walk,
+            fusion,
+            num_steps,
+            kernel_size,
+            num_axes,
+            activation,
+            legacy_affinity=legacy_affinity,
+            backend=backend,
+        )
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the block."""
+        self.conv.reset_parameters()
+
+    def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.conv(x, grid)
+
+    @classmethod
+    def from_official(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        rates: Sequence[int] = (1, 4, 8, 12),
+        groups: int = 4,
+        legacy_affinity: bool = True,
+    ) -> DGMNBlock:
+        r"""A block with the weights of the released COCO layer, ``ReDynamicWeightsCat33``.
+
+        Args:
+            state_dict: Its weights: ``gamma1``, ``gamma2``, … and, lettered by rate,
+                ``off_conva.weight`` and ``kernel_conva.weight`` (with walks) or ``cata.weight``
+                (without).
+            rates: Its dilations.
+            groups: Its groups; the weights don't tell one group from affinities alone.
+            legacy_affinity: Whether to repeat its mistake in the fourth rate, as weights trained
+                with it need.
+
+        Raises:
+            ValueError: If a weight is missing, left over or of an unexpected shape.
+        """
+        walk = "off_conva.weight" in state_dict
+        prediction = "kernel_conv" if walk else "cat"
+        names = {
+            target: source
+            for q, letter in zip(range(len(rates)), ascii_lowercase, strict=False)
+            for target, source in (
+                (f"beta.{q}", f"gamma{q + 1}"),
+                (f"messages.{q}.prediction", f"{prediction}{letter}.weight"),
+                *([(f"messages.{q}.sampler.walk.weight", f"off_conv{letter}.weight")] * walk),
+            )
+        }
+        if set(names.values()) != set(state_dict):
+            missing = sorted(set(names.values()) - set(state_dict))
+            unexpected = sorted(set(state_dict) - set(names.values()))
+            raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
+
+        num_outputs, channels, *kernel = state_dict[f"{prediction}a.weight"].shape
+        num_samples = kernel[0] * kernel[1]
+        affinity = num_outputs == (groups + 1) * num_samples
+        block = cls(
+            channels,
+            rates,
+            groups,
+            affinity=affinity,
+            filters=groups > 0,
+            walk=walk,
+            fusion="sum",
+            kernel_size=kernel[0],
+            legacy_affinity=legacy_affinity and affinity and groups > 0 and len(rates) > 3,
+        ).to(state_dict["gamma1"].dtype)
+        weights = {target: state_dict[source] for target, source in names.items()}
+        weights = {
+            name: weight.flatten(2) if name.endswith("prediction") else weight
+            for name, weight in weights.items()
+        }
+        betas = [weights.pop(f"beta.{q}").flatten() for q in range(len(rates))]
+        try:
+            block.conv.load_state_dict({**weights, "beta": torch.cat(betas)})
+        except RuntimeError as error:
+            raise ValueError(f"state_dict: {error}") from error
+        return block

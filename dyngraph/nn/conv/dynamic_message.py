@@ -1,0 +1,116 @@
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.inits import reset
+
+from dyngraph.grid import Grid
+from dyngraph.neighborhood import Neighborhood
+from dyngraph.ops import sampled_convolution, sampled_sum
+from dyngraph.samplers import DilatedSampler, WalkSampler
+
+
+class DynamicMessage(nn.Module):
+    r"""The message that a node gets from the samples of one rate.
+
+    .. math::
+        \mathbf{z}_i &= \sum_k W_k \, \mathbf{x}(\mathbf{p}_{i,k}) \\
+        \mathbf{m}_{i,g} &= \sum_k \alpha_{i,k} \, w_{i,g,k} \, \mathbf{x}_g(\mathbf{p}_{i,k}),
+        \quad w_{i,g,k} = z_{i,\, K g + k}, \quad
+        \alpha_{i,k} = \mathrm{softmax}_k \, z_{i,\, K G + k}
+
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 4-6: filters w (DW) and
+    affinities α (DA) are predicted from the sampled nodes themselves. Filters without affinities
+    are normalised by a softmax over k, as in the released code.
+
+    Args:
+        in_channels: C, the channels of the nodes, and of the message.
+        rate: The sampling rate ρ.
+        groups: G, the number of channel groups with a filter of their own. 0: affinities alone.
+        affinity: Whether affinities are predicted (DA).
+        filters: Whether filters are predicted (DW). Without filters and affinities, filters are
+            learned but the same for all nodes.
+        walk: Whether the samples walk away from the taps (DS).
+        kernel_size: The length of the kernel along each axis, odd.
+        num_axes: P, the number of spatial axes.
+        sampler: Another module from node features and grid to a
+            :class:`~dyngraph.Neighborhood`.
+        legacy_affinity: Whether affinities are the softmax of the last filter group, as in the
+            fourth branch of the released code.
+        backend: The backend of the operators.
+
+    Raises:
+        ValueError: If ``groups`` does not divide the channels, or ``legacy_affinity`` has no
+            filters to take affinities from.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        rate: int,
+        groups: int = 4,
+        affinity: bool = True,
+        filters: bool = True,
+        walk: bool = True,
+        kernel_size: int = 3,
+        num_axes: int = 2,
+        sampler: nn.Module | None = None,
+        legacy_affinity: bool = False,
+        backend: str = "auto",
+    ):
+        super().__init__()
+        if groups < 0 or (groups > 0 and in_channels % groups):
+            raise ValueError(
+                f"groups: expected 0 or a divisor of {in_channels} channels, got {groups}"
+            )
+        if groups == 0 and not affinity:
+            raise ValueError("groups: expected at least 1 without affinities, got 0")
+        if legacy_affinity and not (affinity and filters and groups):
+            raise ValueError("legacy_affinity: expected both affinities and filters")
+        if sampler is None and walk:
+            sampler = WalkSampler(in_channels, rate, kernel_size, num_axes)
+        elif sampler is None:
+            sampler = DilatedSampler((rate,), kernel_size, num_axes)
+        self.sampler = sampler
+        self.affinity = affinity
+        self.filters = filters and groups > 0
+        self.groups = groups
+        self.legacy_affinity = legacy_affinity
+        self.backend = backend
+        num_samples = int(sampler.num_samples)
+        if affinity or self.filters:
+            num_outputs = (groups if self.filters else 0) + (1 if affinity else 0)
+            shape = (num_outputs * num_samples, in_channels, num_samples)
+            #: The matrices W_k, ``[K (G + 1), C, K]``.
+            self.prediction = nn.Parameter(torch.empty(shape))
+        else:
+            self.static_filter = nn.Parameter(torch.empty(groups, num_samples))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        r"""Resets all learnable parameters of the message."""
+        reset(self.sampler)
+        if self.affinity or self.filters:
+            nn.init.kaiming_uniform_(self.prediction, a=math.sqrt(5))
+        else:
+            nn.init.constant_(self.static_filter, 1 / self.static_filter.shape[1])
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        r"""The messages ``[N, C]`` to nodes ``x [N, C]``."""
+        near, weight = self.sample(x, grid)
+        return sampled_sum(weight, x, near, backend=self.backend)
+
+    def sample(self, x: Tensor, grid: Grid) -> tuple[Neighborhood, Tensor]:
+        r"""The samples of all nodes, and the weights :math:`\alpha w` ``[N, max(G, 1), K]``."""
+        near = self.sampler(x, grid)
+        if not (self.affinity or self.filters):
+            return near, self.static_filter.expand(len(x), -1, -1)
+        z = sampled_convolution(x, self.prediction, near, backend=self.backend)
+        z = z.view(len(x), -1, near.num_samples)
+        if not (self.affinity and self.filters):
+            return near, z.softmax(dim=-1)
+        logits = z[:, -2:-1] if self.legacy_affinity else z[:, -1:]
+        return near, z[:, :-1] * logits.softmax(dim=-1)
+
+    def extra_repr(self) -> str:
+        return f"groups={self.groups}, affinity={self.affinity}, filters={self.filters}"

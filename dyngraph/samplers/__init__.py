@@ -1,0 +1,7 @@
+"""Where the nodes of a grid listen: modules that turn node features into a Neighborhood."""
+
+from dyngraph.samplers.dilated_sampler import DilatedSampler
+from dyngraph.samplers.offset_sampler import OffsetLinear, OffsetSampler
+from dyngraph.samplers.walk_sampler import WalkSampler
+
+__all__ = ["DilatedSampler", "OffsetLinear", "OffsetSampler", "WalkSampler"]

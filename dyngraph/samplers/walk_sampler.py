@@ -1,0 +1,71 @@
+"""Samples at dilated taps with learned walks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dyngraph.grid import Grid
+from dyngraph.neighborhood import Neighborhood
+from dyngraph.samplers.common import no_autocast
+from dyngraph.samplers.dilated_sampler import DilatedSampler
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_FUNCTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class WalkSampler(DilatedSampler):
+    r"""DGMN's dynamic sampling: dilated taps, each with a learned walk from there.
+
+    .. math::
+        \mathbf{p}_{i,k} = \mathbf{pos}_i + \rho \, \mathbf{tap}_k + \Delta_k(\mathbf{x})_i
+
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Sect. 3.2 (DS). The walk Δ is
+    predicted by a convolution that is dilated by the rate like the taps. Its weights start at zero,
+    so that the samples start at the taps. It computes in at least float32 under any autocast.
+
+    Args:
+        in_channels: The channels of the nodes.
+        rate: The sampling rate ρ.
+        kernel_size: The length of the kernel along each axis, odd.
+        num_axes: P, the number of spatial axes.
+
+    Raises:
+        ValueError: If ``rate`` is not positive, ``kernel_size`` is not odd or ``num_axes`` is not
+            1, 2 or 3.
+    """
+
+    def __init__(
+        self, in_channels: int, rate: int = 1, kernel_size: int = 3, num_axes: int = 2
+    ) -> None:
+        super().__init__((rate,), kernel_size, num_axes)
+        self.walk = _CONV[num_axes](
+            in_channels,
+            self.num_samples * num_axes,
+            kernel_size,
+            padding=rate * (kernel_size // 2),
+            dilation=rate,
+            bias=False,
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Sets the walks to zero."""
+        nn.init.zeros_(self.walk.weight)
+
+    def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
+        taps = super().forward(x, grid)
+        return Neighborhood(grid, taps.pos + self._walks(x.to(taps.pos.dtype), grid))
+
+    def _walks(self, x: Tensor, grid: Grid) -> Tensor:
+        """The walks ``[N, K, P]``."""
+        conv = _CONV_FUNCTION[self.num_axes]
+        weight = self.walk.weight.to(x.dtype)
+        with no_autocast(x.device.type):
+            runs = [
+                conv(maps, weight, padding=self.walk.padding, dilation=self.walk.dilation)
+                for maps in grid.unflatten_runs(x)
+            ]
+        walks = torch.cat([maps.movedim(1, -1).flatten(0, -2) for maps in runs])
+        return walks.view(-1, self.num_samples, self.num_axes)
