@@ -2,6 +2,7 @@
 
 from dyngraph.samplers.dilated_sampler import DilatedSampler
 from dyngraph.samplers.offset_sampler import OffsetLinear, OffsetSampler
+from dyngraph.samplers.sampler import Sampler
 from dyngraph.samplers.walk_sampler import WalkSampler
 
-__all__ = ["DilatedSampler", "OffsetLinear", "OffsetSampler", "WalkSampler"]
+__all__ = ["DilatedSampler", "OffsetLinear", "OffsetSampler", "Sampler", "WalkSampler"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
-from dyngraph.samplers.common import check_nodes, check_num_axes
+from dyngraph.samplers.sampler import Sampler
 
 
-class DilatedSampler(nn.Module):
+class DilatedSampler(Sampler):
     r"""DGMN's uniform sampling: the taps of a kernel, dilated by one or more rates.
 
     .. math::
@@ -35,16 +35,13 @@ class DilatedSampler(nn.Module):
     def __init__(
         self, rates: Sequence[int] = (1,), kernel_size: int = 3, num_axes: int = 2
     ) -> None:
-        super().__init__()
         if not rates or min(rates) < 1:
             raise ValueError(f"rates: expected at least one, each positive, got {tuple(rates)}")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
-        check_num_axes(num_axes)
+        super().__init__(len(rates) * kernel_size**num_axes, num_axes)
         self.rates = tuple(rates)
         self.kernel_size = kernel_size
-        self.num_axes = num_axes
-        self.num_samples = len(self.rates) * kernel_size**num_axes
 
     def taps(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         r"""The positions of the taps around the node, ``[K, P]``."""
@@ -54,16 +51,7 @@ class DilatedSampler(nn.Module):
         return torch.cat([rate * taps for rate in self.rates])
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
-        r"""The samples of all nodes.
-
-        Args:
-            x: Node features ``[N, C]``; only their dtype counts.
-            grid: Their layout.
-
-        Raises:
-            ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
-        """
-        check_nodes(x, grid, self.num_axes)
+        self.check_nodes(x, grid)
         dtype = torch.promote_types(x.dtype, torch.float32)
         return Neighborhood(grid, grid.pos.to(dtype).unsqueeze(1) + self.taps(x.device, dtype))
 

@@ -9,7 +9,7 @@ from torch_geometric.nn.dense.linear import Linear
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
-from dyngraph.samplers.common import check_nodes, check_num_axes, no_autocast
+from dyngraph.samplers.sampler import Sampler, no_autocast
 
 _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -47,7 +47,7 @@ class OffsetLinear(Linear):
         return offset.view(-1, self.num_samples, self.num_axes)
 
 
-class OffsetSampler(nn.Module):
+class OffsetSampler(Sampler):
     r"""RepGraph's sampling of representative nodes at learned offsets.
 
     .. math::
@@ -76,14 +76,11 @@ class OffsetSampler(nn.Module):
         cell_size: int = 1,
         spread: float = 16.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_samples, num_axes)
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
-        check_num_axes(num_axes)
         if cell_size < 1:
             raise ValueError(f"cell_size: expected at least 1, got {cell_size}")
-        self.num_samples = num_samples
-        self.num_axes = num_axes
         self.cell_size = cell_size
         self.offset = OffsetLinear(in_channels, num_samples, num_axes, spread)
 
@@ -92,16 +89,7 @@ class OffsetSampler(nn.Module):
         self.offset.reset_parameters()
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
-        r"""The samples of all nodes.
-
-        Args:
-            x: Node features ``[N, C]``.
-            grid: Their layout.
-
-        Raises:
-            ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
-        """
-        check_nodes(x, grid, self.num_axes)
+        self.check_nodes(x, grid)
         if self.cell_size == 1:
             offset = self.offset(x)
             return Neighborhood(grid, grid.pos.to(offset.dtype).unsqueeze(1) + offset)

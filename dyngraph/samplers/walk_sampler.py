@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
-from dyngraph.samplers.common import no_autocast
 from dyngraph.samplers.dilated_sampler import DilatedSampler
+from dyngraph.samplers.sampler import no_autocast
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_FUNCTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

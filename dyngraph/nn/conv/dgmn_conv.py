@@ -1,4 +1,4 @@
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch_geometric.nn.inits import reset
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
+from dyngraph.samplers import Sampler
 
 
 class DGMNConv(MessagePassing):
@@ -39,8 +40,7 @@ class DGMNConv(MessagePassing):
         num_axes: P, the number of spatial axes.
         activation: σ, a function on node features. Defaults to the identity, as in the released
             code.
-        samplers: Modules from node features and grid to a :class:`~dyngraph.Neighborhood`, one a
-            rate, in the place of :class:`~dyngraph.samplers.DilatedSampler` and
+        samplers: Other samplers, one a rate, in the place of :class:`~dyngraph.samplers.DilatedSampler` and
             :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
             as the released code does by mistake.
@@ -69,7 +69,7 @@ class DGMNConv(MessagePassing):
         kernel_size: int = 3,
         num_axes: int = 2,
         activation: Optional[Callable[[Tensor], Tensor]] = None,
-        samplers: Optional[Sequence[nn.Module]] = None,
+        samplers: Optional[Sequence[Sampler]] = None,
         legacy_affinity: bool = False,
         backend: str = "auto",
         **kwargs,
@@ -152,7 +152,7 @@ class DGMNConv(MessagePassing):
 
     def sample(self, x: Tensor, grid: Grid) -> List[Tuple[Neighborhood, Tensor]]:
         r"""For each rate, the samples of all nodes and their weights ``[N, G, K]``."""
-        return [_sample(message, x, grid) for message in self.messages]
+        return [cast(DynamicMessage, message).sample(x, grid) for message in self.messages]
 
     def _edges(self, x: Tensor, grid: Grid) -> Tuple[Tensor, Tensor]:
         edges, alphas = [], []

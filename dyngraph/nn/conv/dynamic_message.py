@@ -7,7 +7,7 @@ from torch_geometric.nn.inits import reset
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.ops import sampled_convolution, sampled_sum
-from dyngraph.samplers import DilatedSampler, WalkSampler
+from dyngraph.samplers import DilatedSampler, Sampler, WalkSampler
 
 
 class DynamicMessage(nn.Module):
@@ -33,8 +33,8 @@ class DynamicMessage(nn.Module):
         walk: Whether the samples walk away from the taps (DS).
         kernel_size: The length of the kernel along each axis, odd.
         num_axes: P, the number of spatial axes.
-        sampler: Another module from node features and grid to a
-            :class:`~dyngraph.Neighborhood`.
+        sampler: Another sampler, in the place of :class:`~dyngraph.samplers.DilatedSampler` or
+            :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether affinities are the softmax of the last filter group, as in the
             fourth branch of the released code.
         backend: The backend of the operators.
@@ -54,7 +54,7 @@ class DynamicMessage(nn.Module):
         walk: bool = True,
         kernel_size: int = 3,
         num_axes: int = 2,
-        sampler: nn.Module | None = None,
+        sampler: Sampler | None = None,
         legacy_affinity: bool = False,
         backend: str = "auto",
     ):
@@ -77,7 +77,7 @@ class DynamicMessage(nn.Module):
         self.groups = groups
         self.legacy_affinity = legacy_affinity
         self.backend = backend
-        num_samples = int(sampler.num_samples)
+        num_samples = sampler.num_samples
         if affinity or self.filters:
             num_outputs = (groups if self.filters else 0) + (1 if affinity else 0)
             shape = (num_outputs * num_samples, in_channels, num_samples)

@@ -1,6 +1,6 @@
 from typing import Optional, Tuple, Union
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import PairTensor
 
@@ -8,7 +8,7 @@ from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.attention_conv import AttentionConv
 from dyngraph.ops import sampled_attention
-from dyngraph.samplers import OffsetSampler
+from dyngraph.samplers import OffsetSampler, Sampler
 
 
 class RepGraphConv(AttentionConv):
@@ -32,9 +32,7 @@ class RepGraphConv(AttentionConv):
             Group RepGraph).
         cell_size: The length of the cells that share their samples (the paper's Grid RepGraph).
         num_axes: The number of spatial axes.
-        sampler: Another module from node features and grid to a
-            :class:`~dyngraph.Neighborhood`, in the place of
-            :class:`~dyngraph.samplers.OffsetSampler`.
+        sampler: Another sampler, in the place of :class:`~dyngraph.samplers.OffsetSampler`.
         bias: Whether the projections have biases.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
@@ -52,7 +50,7 @@ class RepGraphConv(AttentionConv):
         groups: int = 1,
         cell_size: int = 1,
         num_axes: int = 2,
-        sampler: Optional[nn.Module] = None,
+        sampler: Optional[Sampler] = None,
         bias: bool = True,
         backend: str = "auto",
         **kwargs,

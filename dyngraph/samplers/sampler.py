@@ -1,0 +1,61 @@
+"""What a sampler is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dyngraph.grid import Grid
+from dyngraph.neighborhood import Neighborhood
+
+
+def no_autocast(device_type: str) -> AbstractContextManager:
+    r"""Keeps positions out of the half types, whatever autocast the caller runs under."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+class Sampler(nn.Module, ABC):
+    r"""A module that chooses the samples of all nodes of a grid.
+
+    Args:
+        num_samples: K, the number of samples of a node.
+        num_axes: P, the number of spatial axes.
+
+    Raises:
+        ValueError: If ``num_axes`` is not 1, 2 or 3.
+    """
+
+    def __init__(self, num_samples: int, num_axes: int) -> None:
+        super().__init__()
+        if num_axes not in (1, 2, 3):
+            raise ValueError(f"num_axes: expected 1, 2 or 3, got {num_axes}")
+        self.num_samples = num_samples
+        self.num_axes = num_axes
+
+    @abstractmethod
+    def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
+        r"""The samples of all nodes.
+
+        Args:
+            x: Node features ``[N, C]``.
+            grid: Their layout.
+
+        Raises:
+            ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
+        """
+
+    def check_nodes(self, x: Tensor, grid: Grid) -> None:
+        r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a fitting grid."""
+        if grid.num_axes != self.num_axes:
+            raise ValueError(
+                f"grid: expected {self.num_axes} spatial axes, got {grid.num_axes} ({grid})"
+            )
+        if x.dim() != 2 or x.shape[0] != grid.num_nodes:
+            raise ValueError(
+                f"x: expected node features [{grid.num_nodes}, C], got shape {list(x.shape)}"
+            )
