@@ -40,8 +40,8 @@ class DGMNConv(MessagePassing):
         num_axes: P, the number of spatial axes.
         activation: σ, a function on node features. Defaults to the identity, as in the released
             code.
-        samplers: Other samplers, one a rate, in the place of :class:`~dyngraph.samplers.DilatedSampler` and
-            :class:`~dyngraph.samplers.WalkSampler`.
+        samplers: Other samplers, one a rate, in the place of
+            :class:`~dyngraph.samplers.DilatedSampler` and :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
             as the released code does by mistake.
         backend: The backend of the operators.
