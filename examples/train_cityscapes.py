@@ -34,7 +34,7 @@ SMALL = {
     "aux_loss": False,
     "crop": (64, 128),
     "scale": (1.0, 1.0),
-    "lr": 0.05,
+    "lr": 0.1,
     "steps": 1_500,
 }
 

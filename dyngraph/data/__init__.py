@@ -1,4 +1,12 @@
-"""Data sets for semantic segmentation, their transforms and the order of their samples."""
+"""Data sets for semantic segmentation, their transforms and the order of their samples.
+
+Needs torchvision: ``pip install 'dyngraph[train]'``.
+"""
+
+try:
+    import torchvision  # noqa: F401
+except ImportError as error:
+    raise ImportError("dyngraph.data needs torchvision: pip install 'dyngraph[train]'") from error
 
 from dyngraph.data.cityscapes import CityscapesSegmentation
 from dyngraph.data.labels import (

@@ -45,7 +45,7 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> MultiplyAdds:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), use_backend("torch"), counter:
         module(torch.empty(shape, device="meta"))
-    counts = counter.get_flop_counts()["Global"]
+    counts = counter.get_flop_counts().get("Global", {})
     sampling = sum(flops for op, flops in counts.items() if str(op).startswith("dyngraph"))
     return MultiplyAdds(
         dense=(sum(counts.values()) - sampling) // 2,

@@ -177,7 +177,7 @@ def sampled_attention(
         groups: G, the number of contiguous channel groups, each with its own attention.
         scale: σ, the factor of the scores. The papers use 1, not :math:`1 / \sqrt{C}`.
         bias: ``[N, G, K]``, added to the scores.
-        return_weights: Whether to return the attention ``[N, G, K]`` too.
+        return_weights: Whether to return the attention ``[N, G, K]`` too, in at least float32.
         backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
 
     Returns:

@@ -17,7 +17,7 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 class OffsetLinear(Linear):
     r"""A linear layer that predicts K offsets of P coordinates, ``[N, C] -> [N, K, P]``.
 
-    Its weights start at zero and its biases spread out evenly around the node: with equal biases
+    Its weights start at zero and its biases at random around the node: with equal biases
     all K samples of a node would get the same gradient and never separate. It computes in at least
     float32 under any autocast.
 
