@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torchvision
 from torch import Tensor, nn
 
@@ -16,16 +18,19 @@ class DilatedResNet(nn.Module):
     Args:
         name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
         weights: What torchvision's function of that name takes as ``weights``, e.g. ``"DEFAULT"``.
+        multi_grid: A factor for the dilation of each block of the last stage, e.g. (1, 2, 4).
 
     Raises:
-        ValueError: If there is no such ResNet.
+        ValueError: If there is no such ResNet, or ``multi_grid`` has not a factor a block.
 
     Shapes:
         - **input:** ``[B, 3, H, W]``
         - **output:** ``"aux"`` (fourth stage) and ``"out"`` (fifth stage), stride 8
     """
 
-    def __init__(self, name: str, weights: str | None = None) -> None:
+    def __init__(
+        self, name: str, weights: str | None = None, multi_grid: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         if name not in RESNETS:
             raise ValueError(f"backbone: expected one of {RESNETS}, got {name!r}")
@@ -38,6 +43,8 @@ class DilatedResNet(nn.Module):
         self.layer2 = resnet.layer2
         self.layer3 = dilate(resnet.layer3, first=1, rest=2)
         self.layer4 = dilate(resnet.layer4, first=2, rest=4)
+        if multi_grid is not None:
+            _multiply_dilations(self.layer4, multi_grid)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -63,6 +70,16 @@ def dilate(stage: nn.Sequential, first: int, rest: int) -> nn.Sequential:
                 conv.dilation = conv.padding = (dilation, dilation)
             conv.stride = (1, 1)
     return stage
+
+
+def _multiply_dilations(stage: nn.Sequential, factors: Sequence[int]) -> None:
+    if len(factors) != len(stage):
+        raise ValueError(f"multi_grid: expected {len(stage)} factors, got {tuple(factors)}")
+    for block, factor in zip(stage, factors, strict=True):
+        for conv in block.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+                dilation = factor * conv.dilation[0]
+                conv.dilation = conv.padding = (dilation, dilation)
 
 
 class SmallTrunk(nn.Sequential):

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
-from dyngraph.nn import BottleneckRepGraphBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
 #: The context blocks by name, each built for a number of channels.
 CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "nonlocal": NonLocalBlock,
     "repgraph": RepGraphBlock,
     "bottleneck_repgraph": BottleneckRepGraphBlock,
+    "dgmn": DGMNBlock,
 }
 
 
@@ -69,8 +70,8 @@ def segmenter(
             from images to feature maps: a tensor, a list (the last is used, the one before it for
             the auxiliary head), or a dict ``{"out": …, "aux": …}``.
         context: ``None`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
-            ``"bottleneck_repgraph"``, or a function from a number of channels to a block. A block
-            whose result has other channels says so by its ``out_channels``.
+            ``"bottleneck_repgraph"``, ``"dgmn"``, or a function from a number of channels to a
+            block. A block whose result has other channels says so by its ``out_channels``.
         num_classes: The number of classes.
         aux_loss: Whether to add an auxiliary head on the fourth stage.
         head_channels: The channels of the 3x3 convolution and of the context block.

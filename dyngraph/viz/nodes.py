@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -58,23 +59,9 @@ def draw_nodes(
     Raises:
         ValueError: If the map does not have two axes or a pixel is outside the image.
     """
-    if near.grid.num_axes != 2:
-        raise ValueError(f"near: expected maps with 2 axes, got {near.grid.num_axes}")
-    height, width = image.shape[-2:]
-    rows, columns = near.grid.shapes[batch_index]
-    first = int(near.grid.ptr[batch_index])
-    # Node centres lie evenly on the image: pixel = (node + 1/2) * stride - 1/2.
-    stride = torch.tensor([height / rows, width / columns], device=near.pos.device)
-    figure = Figure(figsize=(8, 8 * height / width), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+    figure, axes = image_axes(image)
     for number, (y, x) in enumerate(pixels):
-        if not (0 <= y < height and 0 <= x < width):
-            raise ValueError(
-                f"pixels: expected rows below {height} and columns below {width}, got {(y, x)}"
-            )
-        node = first + int(y * rows / height) * columns + int(x * columns / width)
-        points = ((near.pos[node].detach() + 0.5) * stride - 0.5).cpu()
+        node, points = pixel_positions(image, near, (y, x), batch_index)
         share = attention[node].detach().mean(dim=0).float().cpu()
         color = f"C{number}"
         axes.scatter(
@@ -82,5 +69,39 @@ def draw_nodes(
         )
         axes.scatter(x, y, 120, "white", marker="+", linewidths=4)
         axes.scatter(x, y, 100, color, marker="+", linewidths=2)
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
     return figure
+
+
+def image_axes(image: Tensor) -> tuple[Figure, Axes]:
+    r"""A figure that shows an image ``[3, H, W]``, uint8, in its own pixels."""
+    height, width = image.shape[-2:]
+    figure = Figure(figsize=(8, 8 * height / width), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    axes.set_autoscale_on(False)
+    return figure, axes
+
+
+def pixel_positions(
+    image: Tensor, near: Neighborhood, pixel: tuple[int, int], batch_index: int
+) -> tuple[int, Tensor]:
+    r"""The node below a pixel, and the pixel positions of that node's samples, ``[K, 2]``.
+
+    Raises:
+        ValueError: If the map does not have two axes or the pixel is outside the image.
+    """
+    if near.grid.num_axes != 2:
+        raise ValueError(f"near: expected maps with 2 axes, got {near.grid.num_axes}")
+    height, width = image.shape[-2:]
+    y, x = pixel
+    if not (0 <= y < height and 0 <= x < width):
+        raise ValueError(
+            f"pixels: expected rows below {height} and columns below {width}, got {(y, x)}"
+        )
+    rows, columns = near.grid.shapes[batch_index]
+    first = int(near.grid.ptr[batch_index])
+    node = first + int(y * rows / height) * columns + int(x * columns / width)
+    # Node centres lie evenly on the image: pixel = (node + 1/2) * stride - 1/2.
+    stride = torch.tensor([height / rows, width / columns], device=near.pos.device)
+    return node, ((near.pos[node].detach() + 0.5) * stride - 0.5).cpu()

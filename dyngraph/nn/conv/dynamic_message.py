@@ -102,15 +102,27 @@ class DynamicMessage(nn.Module):
 
     def sample(self, x: Tensor, grid: Grid) -> tuple[Neighborhood, Tensor]:
         r"""The samples of all nodes, and the weights :math:`\alpha w` ``[N, max(G, 1), K]``."""
+        near, filters, affinity = self.predict(x, grid)
+        return near, filters if affinity is None else filters * affinity
+
+    def predict(self, x: Tensor, grid: Grid) -> tuple[Neighborhood, Tensor, Tensor | None]:
+        r"""The samples of all nodes, their filters and their affinities.
+
+        Returns:
+            The samples, w ``[N, max(G, 1), K]``, and α ``[N, 1, K]`` or None.
+        """
         near = self.sampler(x, grid)
         if not (self.affinity or self.filters):
-            return near, self.static_filter.expand(len(x), -1, -1)
+            return near, self.static_filter.expand(len(x), -1, -1), None
         z = sampled_convolution(x, self.prediction, near, backend=self.backend)
         z = z.view(len(x), -1, near.num_samples)
-        if not (self.affinity and self.filters):
-            return near, z.softmax(dim=-1)
+        if not self.affinity:
+            return near, z.softmax(dim=-1), None
+        if not self.filters:
+            affinity = z.softmax(dim=-1)
+            return near, torch.ones_like(affinity), affinity
         logits = z[:, -2:-1] if self.legacy_affinity else z[:, -1:]
-        return near, z[:, :-1] * logits.softmax(dim=-1)
+        return near, z[:, :-1], logits.softmax(dim=-1)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, affinity={self.affinity}, filters={self.filters}"
