@@ -68,8 +68,9 @@ def dilate(stage: nn.Sequential, first: int, rest: int) -> nn.Sequential:
 class SmallTrunk(nn.Sequential):
     r"""A small plain trunk for small images: six 3x3 convolutions, stride 4.
 
-    Its receptive field is 39 pixels wide (47 with the 3x3 convolution of a segmenter's head), so on small images it shows what context is for, which a
-    dilated ResNet, whose receptive field covers the whole image, would hide.
+    Its receptive field is 39 pixels wide (47 with the 3x3 convolution of a segmenter's head), so
+    on small images it shows what context is for, which a dilated ResNet, whose receptive field
+    covers the whole image, would hide.
 
     Args:
         channels: The channels of every layer.
