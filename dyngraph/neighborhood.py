@@ -20,8 +20,8 @@ class Neighborhood:
         \mathbf{x}(\mathbf{p}) = \sum_{\mathbf{c}} \prod_a
         \max(0, 1 - |p_a - c_a|) \, \mathbf{x}_{\mathbf{c}}
 
-    A sample never crosses from one map of a batch into another. A finite position
-    far outside the map, however far, contributes 0 (``"zeros"``); a position that is not finite makes its node's
+    A sample never crosses from one map of a batch into another. A finite position far outside the
+    map, however far, contributes 0 (``"zeros"``); a position that is not finite makes its node's
     output NaN and reads nothing out of bounds.
 
     Args:

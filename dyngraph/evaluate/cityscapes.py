@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dyngraph.data.labels import decode_labels
+from dyngraph.data.labels import CLASS_NAMES, decode_labels
 
 
 def prediction_path(folder: str | Path, image_path: str | Path) -> Path:
@@ -34,7 +34,9 @@ def write_prediction(folder: str | Path, image_path: str | Path, classes: Tensor
 
 
 def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> dict[str, float]:
-    r"""The IoU of each class, by name, and the ``"mean"``, as ``cityscapesscripts`` has them.
+    r"""The IoU of each of the 19 classes, by name, and the ``"mean"``, by ``cityscapesscripts``.
+
+    A class that is neither in the labels nor in the predictions is NaN, and left out of the mean.
 
     Args:
         prediction_paths: PNG files of label ids.
@@ -60,4 +62,6 @@ def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> 
         result = judge.evaluateImgLists(
             [str(path) for path in prediction_paths], [str(path) for path in label_paths], args
         )
-    return {**result["classScores"], "mean": result["averageScoreClasses"]}
+    # Its table has the classes that it ignores too.
+    scores = {name: float(result["classScores"][name]) for name in CLASS_NAMES}
+    return {**scores, "mean": float(result["averageScoreClasses"])}

@@ -85,8 +85,9 @@ def _multiply_dilations(stage: nn.Sequential, factors: Sequence[int]) -> None:
 class SmallTrunk(nn.Sequential):
     r"""A small plain trunk for small images: six 3x3 convolutions, stride 4.
 
-    Its receptive field is 39 pixels wide (47 with the 3x3 convolution of a segmenter's head), so on small images it shows what context is for, which a
-    dilated ResNet, whose receptive field covers the whole image, would hide.
+    Its receptive field is 39 pixels wide (47 with the 3x3 convolution of a segmenter's head), so
+    on small images it shows what context is for, which a dilated ResNet, whose receptive field
+    covers the whole image, would hide.
 
     Args:
         channels: The channels of every layer.

@@ -6,10 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 CHECKPOINT = "last.ckpt"
+
+
+class SaveAtTheEnd(lightning.Callback):
+    r"""Saves a checkpoint after the last iteration, whatever the interval of the others."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def fit(
@@ -24,9 +36,11 @@ def fit(
 ) -> dict[str, float]:
     r"""Trains ``task`` and returns its scores on the validation images.
 
-    Logs go to ``folder`` for TensorBoard and as CSV; ``last.ckpt`` there is replaced as a whole
-    every ``checkpoint_every`` iterations. Started again with ``resume``, a run goes on from it and,
-    on a CPU, ends with the same weights, bit for bit, as one that was never interrupted.
+    Logs go to ``folder`` for TensorBoard and as CSV: ``csv/metrics.csv``, and ``csv-N`` for the
+    part of a run that was resumed at iteration N. ``last.ckpt`` there is replaced as a whole every
+    ``checkpoint_every`` iterations and after the last one. Started again with ``resume``, a run
+    goes on from it and, on a CPU, ends with the same weights, bit for bit, as one that was never
+    interrupted.
 
     Args:
         task: What is trained.
@@ -41,18 +55,21 @@ def fit(
 
     Raises:
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
+        OSError: If the checkpoint cannot be read.
     """
     checkpoint = Path(folder) / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise FileExistsError(
             f"{checkpoint} exists: resume that run, or choose another folder for a new one"
         )
+    start = _step(checkpoint) if checkpoint.exists() else 0
     trainer = lightning.Trainer(
         max_steps=max_steps,
         default_root_dir=folder,
         logger=[
             TensorBoardLogger(folder, name=None, version="tensorboard"),
-            CSVLogger(folder, name=None, version="csv"),
+            # Its own folder for each part of the run: this logger replaces what it finds.
+            CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
         ],
         callbacks=[
             ModelCheckpoint(
@@ -62,6 +79,7 @@ def fit(
                 save_on_train_epoch_end=False,
                 enable_version_counter=False,
             ),
+            SaveAtTheEnd(checkpoint),
             LearningRateMonitor("step"),
         ],
         check_val_every_n_epoch=None,
@@ -76,3 +94,12 @@ def fit(
     return {
         name: float(value) for name, value in trainer.validate(task, data, verbose=False)[0].items()
     }
+
+
+def _step(checkpoint: Path) -> int:
+    """The iteration at which a checkpoint was saved."""
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+    # PyTorch has no common base class for what it raises on broken files.
+    except Exception as error:
+        raise OSError(f"{checkpoint}: expected a readable checkpoint, got {error!r}") from error

@@ -36,11 +36,12 @@ def capture_input(
         )
     received: list[tuple[Tensor, Grid]] = []
     handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[:2]))
-    mode = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()(image)
     finally:
-        model.train(mode)
+        for module, mode in modes.items():
+            module.training = mode
         handle.remove()
     x, grid = received[0]
     return layer, x, grid
