@@ -60,12 +60,15 @@ class WalkSampler(DilatedSampler):
 
     def _walks(self, x: Tensor, grid: Grid) -> Tensor:
         """The walks ``[N, K, P]``."""
-        conv = _CONV_FUNCTION[self.num_axes]
-        weight = self.walk.weight.to(x.dtype)
         with no_autocast(x.device.type):
-            runs = [
-                conv(maps, weight, padding=self.walk.padding, dilation=self.walk.dilation)
-                for maps in grid.unflatten_runs(x)
-            ]
+            runs = [self._convolve(maps) for maps in grid.unflatten_runs(x)]
         walks = torch.cat([maps.movedim(1, -1).flatten(0, -2) for maps in runs])
         return walks.view(-1, self.num_samples, self.num_axes)
+
+    def _convolve(self, maps: Tensor) -> Tensor:
+        # Convolutions refuse maps without nodes; they have no walks either.
+        if maps.numel() == 0:
+            return maps.new_zeros(len(maps), self.walk.out_channels, *maps.shape[2:])
+        weight = self.walk.weight.to(maps.dtype)
+        conv = _CONV_FUNCTION[self.num_axes]
+        return conv(maps, weight, padding=self.walk.padding, dilation=self.walk.dilation)

@@ -104,8 +104,11 @@ class DGMNBlock(FeatureMapBlock):
                 with it need.
 
         Raises:
-            ValueError: If a weight is missing, left over or of an unexpected shape.
+            ValueError: If there is no rate, or a weight is missing, left over or of an unexpected
+                shape.
         """
+        if not rates:
+            raise ValueError("rates: expected at least one sampling rate, got none")
         walk = "off_conva.weight" in state_dict
         prediction = "kernel_conv" if walk else "cat"
         names = {
@@ -122,8 +125,18 @@ class DGMNBlock(FeatureMapBlock):
             unexpected = sorted(set(state_dict) - set(names.values()))
             raise ValueError(f"state_dict: missing {missing}, unexpected {unexpected}")
 
-        num_outputs, channels, *kernel = state_dict[f"{prediction}a.weight"].shape
-        num_samples = kernel[0] * kernel[1]
+        shape = state_dict[f"{prediction}a.weight"].shape
+        if len(shape) != 4 or shape[2] != shape[3]:
+            raise ValueError(
+                f"state_dict: expected {prediction}a.weight [O, C, K, K], got {list(shape)}"
+            )
+        for name in names.values():
+            if name.startswith(prediction) and state_dict[name].shape != shape:
+                raise ValueError(
+                    f"state_dict: expected {name} {list(shape)}, got {list(state_dict[name].shape)}"
+                )
+        num_outputs, channels, kernel_size, _ = shape
+        num_samples = kernel_size**2
         affinity = num_outputs == (groups + 1) * num_samples
         block = cls(
             channels,
@@ -133,7 +146,7 @@ class DGMNBlock(FeatureMapBlock):
             filters=groups > 0,
             walk=walk,
             fusion="sum",
-            kernel_size=kernel[0],
+            kernel_size=kernel_size,
             legacy_affinity=legacy_affinity and affinity and groups > 0 and len(rates) > 3,
         ).to(state_dict["gamma1"].dtype)
         weights = {target: state_dict[source] for target, source in names.items()}

@@ -115,7 +115,7 @@ class DynamicMessage(nn.Module):
         if not (self.affinity or self.filters):
             return near, self.static_filter.expand(len(x), -1, -1), None
         z = sampled_convolution(x, self.prediction, near, backend=self.backend)
-        z = z.view(len(x), -1, near.num_samples)
+        z = z.unflatten(1, (-1, near.num_samples))
         if not self.affinity:
             return near, z.softmax(dim=-1), None
         if not self.filters:
