@@ -22,7 +22,6 @@ from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
 PAPER = {
     "backbone": "resnet50",
     "head_channels": 512,
-    "aux_loss": True,
     "crop": (769, 769),
     "scale": (0.5, 2.0),
     "lr": 0.01,
@@ -31,7 +30,6 @@ PAPER = {
 SMALL = {
     "backbone": "small",
     "head_channels": 64,
-    "aux_loss": False,
     "crop": (64, 128),
     "scale": (1.0, 1.0),
     "lr": 0.1,
@@ -50,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--context", choices=["none", *CONTEXTS], default="bottleneck_repgraph")
     add("--backbone", help="resnet18, resnet34, resnet50, resnet101 or small")
     add("--weights", help="ImageNet weights of the ResNet, e.g. DEFAULT")
+    add("--head-channels", type=int, help="channels of the context block")
     add("--steps", type=int, help="iterations")
     add("--batch-size", type=int, default=8, help="images of an iteration (%(default)s)")
     add("--crop", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="training crop in pixels")
@@ -64,7 +63,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--devices", default="auto", help="number of devices (%(default)s)")
     add("--precision", default="32-true", help="e.g. bf16-mixed (%(default)s)")
     add("--sync-batchnorm", action="store_true", help="batch statistics over all devices")
-    parser.set_defaults(**{name: None for name in PAPER})
     arguments = parser.parse_args()
     recipe = PAPER if arguments.data else SMALL
     for name, value in recipe.items():
@@ -83,7 +81,7 @@ def main() -> None:
     model = segmenter(
         args.backbone,
         context=None if args.context == "none" else args.context,
-        aux_loss=args.aux_loss,
+        aux_loss=args.backbone != "small",
         head_channels=args.head_channels,
         weights_backbone=args.weights,
     ).to(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ wheels=${XDG_CACHE_HOME:-$HOME/.cache}/dyngraph/wheels/torch-$version
 
 if ! ls "$wheels"/torch_sparse-*.whl >/dev/null 2>&1; then
     mkdir -p "$wheels"
-    "$PYTHON" -m pip install --quiet setuptools wheel
+    "$PYTHON" -m pip install --quiet setuptools wheel ninja
     # Built beside their place and moved there: an interrupted build leaves nothing half done.
     partial=$(mktemp -d "$wheels/partial-XXXXXX")
     trap 'rm -rf "$partial"' EXIT

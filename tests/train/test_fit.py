@@ -225,7 +225,9 @@ def test_batches_that_cannot_be_shared(scenes, tmp_path):
 # --- killed -------------------------------------------------------------------------------------
 
 # The example as it is, with its recipe for small scenes on scenes that were made before.
-SMALL_RUN = """
+SMALL_RUN = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
 import torch, train_cityscapes
 torch.set_num_threads(1)
 train_cityscapes.PAPER = train_cityscapes.SMALL
@@ -241,7 +243,6 @@ def start(scenes, folder, *more):
     arguments = [str(word) for pair in options.items() for word in pair]
     return subprocess.Popen(
         [sys.executable, "-c", SMALL_RUN, *arguments, *more],
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES), "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

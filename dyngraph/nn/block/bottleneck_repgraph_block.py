@@ -41,7 +41,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
 
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
-        - **output:** the same with ``out_channels`` channels
+        - **output:** ``[B, out_channels, *spatial]``, or a list where sizes differ
     """
 
     def __init__(

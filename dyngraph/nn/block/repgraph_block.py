@@ -29,7 +29,7 @@ class RepGraphBlock(AttentionBlock):
 
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
-        - **output:** the same with ``out_channels`` channels
+        - **output:** ``[B, out_channels, *spatial]``, or a list where sizes differ
     """
 
     def __init__(

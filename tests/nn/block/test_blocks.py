@@ -47,6 +47,7 @@ def test_a_block_equals_its_dense_form(make, num_axes, groups, fusion, training)
     block = trained(make(8, 6, groups=groups, fusion=fusion, **axes)).double().train(training)
     x = torch.randn(2, 8, *SHAPES[num_axes], dtype=torch.float64)
     out = block(x)
+    assert block.conv.groups == groups
     assert out.shape == (2, 8 if fusion == "sum" else 16, *SHAPES[num_axes])
     assert out.shape[1] == block.out_channels
     torch.testing.assert_close(out, DENSE[make](block, x))
@@ -57,6 +58,8 @@ def test_a_block_equals_its_dense_form(make, num_axes, groups, fusion, training)
 @pytest.mark.parametrize("make", SAMPLED)
 def test_cells_that_share_their_samples(make, num_axes, cell_size):
     block = trained(make(4, 6, 5, cell_size=cell_size, num_axes=num_axes)).double().eval()
+    sampler = block.conv.sampler
+    assert (sampler.cell_size, sampler.num_samples) == (cell_size, 5)
     # Sizes that the cells don't divide.
     x = torch.randn(2, 4, *(5, 4, 7)[:num_axes], dtype=torch.float64)
     torch.testing.assert_close(block(x), DENSE[make](block, x))

@@ -235,8 +235,8 @@ def test_lazy_bipartite_channels(layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_state_dict_and_copies(layer):
-    grid = Grid([[3, 3]])
-    x = torch.randn(9, 5)
+    grid = Grid([[20, 20]])
+    x = torch.randn(400, 5)
     conv, other = layer(5, 4, groups=2), layer(5, 4, groups=2)
     assert not torch.equal(conv(x, grid), other(x, grid))
     copied = copy.deepcopy(conv)

@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dyngraph.data import generate_scenes
+from dyngraph.train import CityscapesDataModule
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    generate_scenes(folder, num_train=5, num_val=2, progress=False)
+    return folder
+
+
+def make_module(scenes, world_size=1, accumulate=1, rank=0, **options):
+    options = {"crop_size": (24, 32), "num_workers": 0} | options
+    module = CityscapesDataModule(scenes, batch_size=4, **options)
+    module.trainer = SimpleNamespace(
+        max_steps=6,
+        world_size=world_size,
+        global_rank=rank,
+        accumulate_grad_batches=accumulate,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    module.setup("fit")
+    return module
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_an_iteration_sees_batch_size_images(scenes, world_size, accumulate):
+    loaders = [
+        make_module(scenes, world_size, accumulate, rank).train_dataloader()
+        for rank in range(world_size)
+    ]
+    batches = [list(loader) for loader in loaders]
+    for loader, part in zip(loaders, batches, strict=True):
+        assert len(loader) == len(part) == 6 * accumulate
+        for image, label in part:
+            assert image.shape == (4 // world_size // accumulate, 3, 24, 32)
+            assert label.shape == (4 // world_size // accumulate, 24, 32)
+    # All processes together see the samples that a single one would have seen, step by step.
+    (single,) = [list(make_module(scenes).train_dataloader())]
+    for step, (images, _) in enumerate(single):
+        seen = torch.cat(
+            [part[step * accumulate + i][0] for part in batches for i in range(accumulate)]
+        )
+        assert {image.sum().item() for image in seen} == {image.sum().item() for image in images}
+
+
+def test_the_scale_of_the_crops(scenes):
+    # Crops of the whole scene: larger scenes fill them, smaller ones are padded with 255.
+    ignored = []
+    for scale in ((0.5, 0.5), (2.0, 2.0)):
+        loader = make_module(scenes, crop_size=(64, 128), scale=scale).train_dataloader()
+        _, label = next(iter(loader))
+        ignored.append((label == 255).float().mean().item())
+    assert ignored[0] >= 0.75
+    assert ignored[1] < 0.5
+
+
+def test_validation_sees_whole_images(scenes):
+    module = make_module(scenes, val_batch_size=2)
+    ((image, label),) = module.val_dataloader()
+    assert image.shape == (2, 3, 64, 128)
+    assert torch.equal(image[1], module.val[1][0])
+    assert torch.equal(label[0], module.val[0][1])
