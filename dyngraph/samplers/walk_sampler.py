@@ -39,6 +39,8 @@ class WalkSampler(DilatedSampler):
     def __init__(
         self, in_channels: int, rate: int = 1, kernel_size: int = 3, num_axes: int = 2
     ) -> None:
+        if rate < 1:
+            raise ValueError(f"rate: expected a positive number, got {rate}")
         super().__init__((rate,), kernel_size, num_axes)
         self.walk = _CONV[num_axes](
             in_channels,

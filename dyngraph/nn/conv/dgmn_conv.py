@@ -82,6 +82,8 @@ class DGMNConv(MessagePassing):
             raise ValueError(f"num_steps: expected at least 1, got {num_steps}")
         if not rates:
             raise ValueError("rates: expected at least one sampling rate, got none")
+        if legacy_affinity and len(rates) < 4:
+            raise ValueError(f"legacy_affinity: expected at least four rates, got {tuple(rates)}")
         if samplers is not None and len(samplers) != len(rates):
             raise ValueError(f"samplers: expected one for each of {rates}, got {len(samplers)}")
         self.in_channels = self.out_channels = in_channels

@@ -438,3 +438,8 @@ def test_forward_errors_name_the_argument(x, grid, match, fusion):
 def test_an_unknown_backend():
     with pytest.raises(ValueError, match=r"^backend: "):
         make(backend="fast")(torch.randn(4, 4), Grid([[2, 2]]))
+
+
+def test_the_legacy_affinity_needs_a_fourth_rate():
+    with pytest.raises(ValueError, match="legacy_affinity: expected at least four rates"):
+        DGMNConv(8, rates=(1, 2, 3), legacy_affinity=True)
