@@ -80,8 +80,8 @@ class DGMNConv(MessagePassing):
             raise ValueError(f"fusion: expected one of ('sum', 'concat'), got {fusion!r}")
         if num_steps < 1:
             raise ValueError(f"num_steps: expected at least 1, got {num_steps}")
-        if not rates:
-            raise ValueError("rates: expected at least one sampling rate, got none")
+        if len(rates) == 0 or min(rates) < 1:
+            raise ValueError(f"rates: expected at least one, each positive, got {tuple(rates)}")
         if legacy_affinity and len(rates) < 4:
             raise ValueError(f"legacy_affinity: expected at least four rates, got {tuple(rates)}")
         if samplers is not None and len(samplers) != len(rates):
