@@ -94,3 +94,12 @@ def test_the_small_trunk_sees_39_pixels():
     # Node 10 of stride 4 is centred on pixel 40.
     assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (40 - 19, 40 + 19)
     assert seen.sum() == 39 * 39
+
+
+def test_multi_grid_multiplies_the_dilations_of_the_last_stage():
+    trunk = DilatedResNet("resnet50", multi_grid=(1, 2, 4))
+    assert [block.conv2.dilation[0] for block in trunk.layer4] == [2, 8, 16]
+    assert all(block.conv2.padding == block.conv2.dilation for block in trunk.layer4)
+    assert trunk.eval()(torch.randn(1, 3, 33, 33))["out"].shape == (1, 2048, 5, 5)
+    with pytest.raises(ValueError, match="multi_grid: expected 2 factors, got \\(1, 2, 4\\)"):
+        DilatedResNet("resnet18", multi_grid=(1, 2, 4))

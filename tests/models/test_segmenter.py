@@ -7,13 +7,14 @@ from torch import nn
 
 from dyngraph.models import DilatedResNet, Segmenter, SmallTrunk, segmenter
 from dyngraph.models.segmenter import CONTEXTS
-from dyngraph.nn import BottleneckRepGraphBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
 BLOCKS = {
     None: nn.Identity,
     "nonlocal": NonLocalBlock,
     "repgraph": RepGraphBlock,
     "bottleneck_repgraph": BottleneckRepGraphBlock,
+    "dgmn": DGMNBlock,
 }
 
 
