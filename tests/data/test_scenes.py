@@ -126,9 +126,11 @@ def test_a_scene_depends_on_seed_split_and_number_only(tmp_path):
 
 def test_a_finished_set_is_left_alone(tmp_path, monkeypatch):
     generate(tmp_path)
+    before = files(tmp_path)
     monkeypatch.setattr(scenes, "draw_scene", None)
     monkeypatch.setattr(scenes, "_write", None)
     generate(tmp_path)
+    assert files(tmp_path) == before
 
 
 def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
