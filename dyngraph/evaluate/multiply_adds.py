@@ -18,8 +18,9 @@ class MultiplyAdds:
 
     Attributes:
         dense: Those of convolutions and matrix products.
-        sampling: Those of dyngraph's operators, by their definition as the papers count them: each
-            table is interpolated once, then scored, then summed.
+        sampling: Those of dyngraph's operators. Attention counts by its definition, as in the
+            papers: each table is interpolated once, then scored, then summed. The other operators
+            count what they compute, one for each corner and channel.
     """
 
     dense: int
