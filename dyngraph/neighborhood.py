@@ -1,11 +1,12 @@
 """The samples of all nodes of a grid, their corners, and the graph that they make."""
 
-from itertools import product
+import math
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from dyngraph.grid import Grid
+from dyngraph.grid import Grid, Shape
 
 PADDING_MODES = ("zeros", "border")
 
@@ -114,43 +115,76 @@ class Neighborhood:
 
 
 def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tuple[Tensor, Tensor]:
-    image = receiver.batch
-    start = grid.ptr[image].unsqueeze(1)
-    sizes = grid.sizes[image].unsqueeze(1).unbind(-1)
-    # An infinite position would weigh 0 below; it has to show as NaN.
-    pos = torch.where(pos.isfinite(), pos, torch.nan)
-    axes = [
-        _axis_corners(p, size.to(p.dtype), padding_mode)
-        for p, size in zip(pos.unbind(-1), sizes, strict=True)
-    ]
-    corner_index, corner_weight = [], []
-    for corner in product(*axes):
-        node, weight = corner[0]
-        for size, (axis_index, axis_weight) in zip(sizes[1:], corner[1:], strict=True):
-            node = node * size + axis_index
-            weight = weight * axis_weight
-        # A map without nodes has no corner, and weighs 0: any node will do, but it has to exist.
-        corner_index.append((node + start).clamp(max=max(grid.num_nodes - 1, 0)))
-        corner_weight.append(weight)
-    # Room for an index of every corner, and of every sender node with every tap.
-    num_nodes = max(pos.shape[0] * 2 ** len(sizes), grid.num_nodes)
-    fits = num_nodes * pos.shape[1] < 2**31
-    index = torch.stack(corner_index, dim=1)
-    return index.int() if fits else index, torch.stack(corner_weight, dim=1)
-
-
-def _axis_corners(p: Tensor, size: Tensor, padding_mode: str) -> list[tuple[Tensor, Tensor]]:
-    """Index and weight of the lower and of the upper corner along one axis."""
-    last = (size - 1).clamp(min=0)
+    runs = _run_pairs(grid, receiver)
+    # Room for an index of every corner, and of every sender node with every sample.
+    num_nodes = max(pos.shape[0] * 2**grid.num_axes, grid.num_nodes)
+    dtype = torch.int32 if num_nodes * pos.shape[1] < 2**31 else torch.int64
     if padding_mode == "border":
-        p = torch.minimum(p.clamp(min=0), last)
+        # Clamping an infinite position would hide it.
+        pos = torch.where(pos.isfinite(), pos, torch.nan)
+    parts = pos.split([count * math.prod(shape) for count, _, shape in runs])
+    start, corners = 0, []
+    for (count, shape, _), part in zip(runs, parts, strict=True):
+        if count * math.prod(shape) == 0:
+            # No corner, or no sample: any index of a node will do, and weighs 0.
+            planes = part[:, None, :, 0].expand(-1, 2 ** len(shape), -1)
+            empty = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
+            corners.append((empty.to(dtype), empty))
+        else:
+            index, weight = _run_corners(part, count, shape, padding_mode, dtype)
+            corners.append((index + start if start else index, weight))
+        start += count * math.prod(shape)
+    if len(corners) == 1:
+        return corners[0]
+    index, weight = zip(*corners, strict=True)
+    return torch.cat(index), torch.cat(weight)
+
+
+def _run_pairs(grid: Grid, receiver: Grid) -> list[tuple[int, Shape, Shape]]:
+    """Runs of maps that are equal in both grids: their number, sender shape and receiver shape."""
+    if [count for count, _ in grid.runs] == [count for count, _ in receiver.runs]:
+        return [
+            (count, sender, shape)
+            for (count, sender), (_, shape) in zip(grid.runs, receiver.runs, strict=True)
+        ]
+    pairs = groupby(zip(grid.shapes, receiver.shapes, strict=True))
+    return [(len(list(run)), *shapes) for shapes, run in pairs]
+
+
+def _run_corners(
+    pos: Tensor, count: int, shape: Shape, padding_mode: str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Corners of samples ``pos [N, K, P]`` of ``count`` maps of one shape."""
+    axes = [
+        _axis_corners(p.contiguous(), length, padding_mode, dtype)
+        for p, length in zip(pos.unbind(-1), shape, strict=True)
+    ]
+    # Maps are stacked along their first axis.
+    image = torch.arange(count, dtype=dtype, device=pos.device) * shape[0]
+    image = image.repeat_interleave(len(pos) // count).unsqueeze(1)
+    nodes = [index + image for index, _ in axes[0]]
+    weights = [weight for _, weight in axes[0]]
+    for length, axis in zip(shape[1:], axes[1:], strict=True):
+        rows = [node * length for node in nodes]
+        nodes = [row + index for row in rows for index, _ in axis]
+        weights = [weight * axis_weight for weight in weights for _, axis_weight in axis]
+    return torch.stack(nodes, dim=1), torch.stack(weights, dim=1)
+
+
+def _axis_corners(
+    p: Tensor, length: int, padding_mode: str, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor]]:
+    """Index and weight of the lower and of the upper corner along one axis."""
+    if padding_mode == "border":
+        p = p.clamp(0, length - 1)
     lower = p.detach().floor()
+    # NaN where p is not finite, so that both weights are.
     fraction = p - lower
+    lower = lower.nan_to_num(0)
     corners = []
     for corner, weight in ((lower, 1 - fraction), (lower + 1, fraction)):
-        # `outside`, not `inside`: a comparison with NaN is false, so NaN keeps its weight NaN.
-        outside = (corner < 0) | (corner > size - 1)
         # Clamped as a float: the integer cast of a far position is undefined.
-        index = torch.minimum(corner.clamp(min=0), last).nan_to_num(0).long()
-        corners.append((index, weight.masked_fill(outside, 0)))
+        index = corner.clamp(0, length - 1)
+        # A product, which keeps NaN.
+        corners.append((index.to(dtype), weight * (index == corner)))
     return corners

@@ -167,7 +167,7 @@ def test_the_index_of_any_coordinate_is_a_node(dtype, padding_mode):
     p = torch.tensor(
         [torch.nan, torch.finfo(dtype).max, torch.finfo(dtype).min, -0.5, 2.5], dtype=dtype
     )
-    for index, _ in _axis_corners(p, torch.tensor(3, dtype=dtype), padding_mode):
+    for index, _ in _axis_corners(p, 3, padding_mode, torch.int32):
         assert index.min() >= 0
         assert index.max() <= 2
 

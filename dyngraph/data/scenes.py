@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+from colorsys import hsv_to_rgb
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ _SIDEWALK = 38
 _ROAD = 42
 _EGO_VEHICLE = 62
 
+_PANELS = 4
+
 _AMPLITUDE = 30.0
 _NOISE = 10.0
 
@@ -56,6 +59,7 @@ def generate_scenes(
     size: tuple[int, int] = (64, 128),
     seed: int = 0,
     cue: bool = True,
+    panels: bool = False,
     progress: bool = True,
 ) -> None:
     r"""Writes street scenes in the files of Cityscapes, for networks that relate distant places.
@@ -77,6 +81,10 @@ def generate_scenes(
         seed: The seed of the set.
         cue: Whether the texture tells the class. False, the control: textures are drawn anew, and
             all else stays pixel for pixel the same.
+        panels: Whether each object has a cue of its own: four objects, each under a panel of the
+            strip in the object's colour. Two panels have one texture and two the other, so that
+            what the strip looks like as a whole says nothing; a network has to look at the right
+            panel.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -96,6 +104,7 @@ def generate_scenes(
         "size": list(size),
         "seed": seed,
         "cue": cue,
+        "panels": panels,
     }
     if _read_marker(root, parameters):
         return
@@ -109,23 +118,29 @@ def generate_scenes(
             image_path, label_path = _paths(root, split, number)
             if image_path.exists() and label_path.exists():
                 continue
-            image, ids = draw_scene(seed, split, number, size, cue)
+            image, ids = draw_scene(seed, split, number, size, cue, panels)
             # The label comes first: an image that is there can be read with its label.
             _write(label_path, _to_png(ids), Path(scratch))
             _write(image_path, _to_png(image), Path(scratch))
         _write_marker(root, parameters, Path(scratch), finished=True)
 
 
-def draw_scene(seed: int, split: str, number: int, size: tuple[int, int], cue: bool) -> Scene:
+def draw_scene(
+    seed: int, split: str, number: int, size: tuple[int, int], cue: bool, panels: bool
+) -> Scene:
     r"""One scene of :func:`generate_scenes`: image ``[H, W, 3]`` and ids ``[H, W]``, uint8."""
     _check_size(size)
     rng = np.random.default_rng(derive_seed("texture", seed, split, number))
-    texture, unrelated_texture = rng.integers(2, size=2)
+    if panels:
+        balanced = np.arange(_PANELS) % 2
+        textures, unrelated = rng.permutation(balanced), rng.permutation(balanced)
+    else:
+        textures, unrelated = rng.integers(2, size=(2, 1))
     return _draw(
         np.random.default_rng(derive_seed("scene", seed, split, number)),
         size,
-        texture=int(texture),
-        drawn_texture=int(texture if cue else unrelated_texture),
+        textures,
+        drawn_textures=textures if cue else unrelated,
     )
 
 
@@ -184,18 +199,38 @@ def _to_png(pixels: np.ndarray) -> bytes:
 
 
 def _draw(
-    rng: np.random.Generator, size: tuple[int, int], texture: int, drawn_texture: int
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    textures: np.ndarray,
+    drawn_textures: np.ndarray,
 ) -> Scene:
-    """A scene whose objects have the classes of ``texture``, under the sky of ``drawn_texture``."""
+    """A scene whose objects have the classes of ``textures``, under a sky of ``drawn_textures``.
+
+    One texture for the strip and all objects, or several, a panel of the strip and an object each.
+    """
     canvas = _Canvas(rng, size)
-    _draw_sky(canvas, drawn_texture)
+    panels = canvas.slots(len(textures))
+    colours = _panel_colours(rng, len(textures)) if len(textures) > 1 else [None]
+    _draw_sky(canvas)
+    for panel, colour, texture in zip(panels, colours, drawn_textures, strict=True):
+        _draw_stripes(canvas, panel, colour, texture)
     _draw_buildings(canvas)
     _draw_vegetation(canvas)
     _draw_street(canvas)
     _draw_roadside(canvas)
-    _draw_objects(canvas, texture)
+    if len(textures) == 1:
+        panels = canvas.slots(int(rng.integers(2, 5)))
+        textures, colours = textures.repeat(len(panels)), colours * len(panels)
+    for panel, colour, texture in zip(panels, colours, textures, strict=True):
+        _draw_object(canvas, panel, colour, texture)
     _draw_ego_vehicle(canvas)
     return canvas.to_scene()
+
+
+def _panel_colours(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """Colours of equally distant hues."""
+    hues = (rng.random() + rng.permutation(count) / count) % 1
+    return [255 * np.array(hsv_to_rgb(hue, 0.6, 0.75)) for hue in hues]
 
 
 class _Canvas:
@@ -221,6 +256,10 @@ class _Canvas:
     def colour(self, low: int, high: int) -> np.ndarray:
         return self.rng.uniform(low, high, 3)
 
+    def slots(self, count: int) -> list[tuple[int, int]]:
+        """The first and the end column of ``count`` equal parts of the canvas."""
+        return list(pairwise(np.linspace(0, self.width, count + 1).astype(int)))
+
     def box(
         self,
         top: int,
@@ -241,17 +280,25 @@ class _Canvas:
         return Scene((self.image + noise).round().clip(0, 255).astype(np.uint8), self.ids)
 
 
-def _draw_sky(canvas: _Canvas, texture: int) -> None:
-    horizon, strip = canvas.row(_SIDEWALK), canvas.row(_STRIP)
+def _draw_sky(canvas: _Canvas) -> None:
     blue = np.array([135, 165, 195]) + canvas.rng.uniform(-15, 15)
-    canvas.box(0, horizon, 0, canvas.width, blue, _IDS["sky"])
+    canvas.box(0, canvas.row(_SIDEWALK), 0, canvas.width, blue, _IDS["sky"])
 
+
+def _draw_stripes(
+    canvas: _Canvas, panel: tuple[int, int], colour: np.ndarray | None, texture: int
+) -> None:
+    left, right = panel
+    strip = canvas.row(_STRIP)
+    if colour is not None:
+        canvas.box(0, strip, left, right, colour)
     period = _PERIOD * canvas.unit
     # Both are drawn, so that the rest of the scene does not depend on the texture.
     phases = canvas.rng.integers(period, size=2)
-    place = np.arange(canvas.width)[None] if texture == 0 else np.arange(strip)[:, None]
+    place = np.arange(right - left)[None] if texture == 0 else np.arange(strip)[:, None]
     wave = np.where((place + phases[texture]) % period < period // 2, 1.0, -1.0)
-    canvas.image[:strip] += _AMPLITUDE * np.broadcast_to(wave, (strip, canvas.width))[..., None]
+    stripes = np.broadcast_to(wave, (strip, right - left))[..., None]
+    canvas.image[:strip, left:right] += _AMPLITUDE * stripes
 
 
 def _draw_buildings(canvas: _Canvas) -> None:
@@ -320,29 +367,27 @@ def _draw_roadside(canvas: _Canvas) -> None:
         canvas.box(foot - height, foot, column, end, canvas.colour(20, 220), _IDS["person"])
 
 
-def _draw_objects(canvas: _Canvas, texture: int) -> None:
-    rng, unit = canvas.rng, canvas.unit
-    count = int(rng.integers(2, 5))
-    # One object a slot: they never overlap.
-    slots = np.linspace(0, canvas.width, count + 1).astype(int)
-    for start, end in pairwise(slots):
-        shape = int(rng.integers(2))
-        if shape == 0:
-            height, width = canvas.pixels(13, 15), canvas.pixels(7, 9)
-        else:
-            height, width = canvas.pixels(6, 8), canvas.pixels(16, 18)
-        left = int(rng.integers(start + unit, end - unit - width + 1))
-        bottom = canvas.row(_EGO_VEHICLE) - canvas.pixels(0, 3)
-        _draw_object(canvas, bottom - height, bottom, left, left + width, 2 * texture + shape)
-
-
 def _draw_object(
-    canvas: _Canvas, top: int, bottom: int, left: int, right: int, object_class: int
+    canvas: _Canvas, slot: tuple[int, int], colour: np.ndarray | None, texture: int
 ) -> None:
+    """An object somewhere in its slot, so that no two overlap."""
+    rng, unit = canvas.rng, canvas.unit
+    start, end = slot
+    shape = int(rng.integers(2))
+    if shape == 0:
+        height, width = canvas.pixels(13, 15), canvas.pixels(7, 9)
+    else:
+        height, width = canvas.pixels(6, 8), canvas.pixels(16, 18)
+    left = int(rng.integers(start + unit, end - unit - width + 1))
+    right = left + width
+    bottom = canvas.row(_EGO_VEHICLE) - canvas.pixels(0, 3)
+    top = bottom - height
+    if colour is None:
+        colour = canvas.colour(60, 220)
+
     # Parts are fractions of the box, so that both shapes have the same mean colour.
-    height, width = bottom - top, right - left
-    label = int(TRAIN_ID_TO_ID[OBJECT_CLASSES[object_class]])
-    canvas.box(top, bottom, left, right, canvas.colour(60, 220), label)
+    label = int(TRAIN_ID_TO_ID[OBJECT_CLASSES[2 * texture + shape]])
+    canvas.box(top, bottom, left, right, colour, label)
     glass = slice(left + width // 6, right - width // 6)
     canvas.box(top + height // 6, top + height // 2, glass.start, glass.stop, 70)
     wheel = max(width // 4, 1)

@@ -43,17 +43,15 @@ def attention(
         value: ``[M, C']``, or None if the keys are the values.
         index: Corner indices ``[N, 2^P, K]``.
         weight: Interpolation weights ``[N, 2^P, K]``.
-        bias: ``[N, G, K]``, added to the scores, or None.
+        bias: ``[G, N, K]``, added to the scores, or None.
         groups: G, the number of channel groups.
         scale: σ, the factor of the scores.
 
     Returns:
-        The output ``[N, C']``, the attention ``[N, G, K]`` and the corner scores ``[N, G, 2^P K]``.
+        The output ``[N, C']``, the attention ``[G, N, K]`` and the corner scores ``[G, N, 2^P K]``.
     """
     corner_score = gather_dot(query, key, index.flatten(1), groups)
-    score = (corner_score.view(len(query), groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(
-        dim=2
-    )
+    score = (corner_score.view(groups, *weight.shape) * weight).sum(dim=2)
     score = score * scale if bias is None else score * scale + bias
     alpha = score.softmax(dim=-1)
     out = gather_sum(
@@ -63,8 +61,8 @@ def attention(
 
 
 def _corner_alpha(alpha: Tensor, weight: Tensor) -> Tensor:
-    """The attention that each corner gets, ``[N, G, 2^P K]``."""
-    return (alpha.unsqueeze(2) * weight.unsqueeze(1)).flatten(2)
+    """The attention that each corner gets, ``[G, N, 2^P K]``."""
+    return (alpha.unsqueeze(2) * weight).flatten(2)
 
 
 @attention.register_fake
@@ -73,8 +71,8 @@ def _(query, key, value, index, weight, bias, groups, scale):
     channels = (key if value is None else value).shape[1]
     return (
         query.new_empty(num_nodes, channels),
-        query.new_empty(num_nodes, groups, samples),
-        query.new_empty(num_nodes, groups, corners * samples),
+        query.new_empty(groups, num_nodes, samples),
+        query.new_empty(groups, num_nodes, corners * samples),
     )
 
 
@@ -90,22 +88,22 @@ def _backward(ctx, grad_out, grad_alpha, grad_corner_score):
     value = key if shared else value
     needs_query, needs_key, needs_value, _, needs_weight, needs_bias, _, _ = ctx.needs_input_grad
     edges = index.flatten(1)
-    planes = (len(query), ctx.groups, *weight.shape[1:])
+    planes = (ctx.groups, *weight.shape)
 
     # y = Σ_k Σ_c α_k w_ck v_ck
     value_grad = gather_dot(grad_out, value, edges, ctx.groups).view(planes)
-    grad_alpha = grad_alpha + (value_grad * weight.unsqueeze(1)).sum(dim=2)
+    grad_alpha = grad_alpha + (value_grad * weight).sum(dim=2)
     # α = softmax(s)
     grad_score = alpha * (grad_alpha - (alpha * grad_alpha).sum(dim=-1, keepdim=True))
     # s_k = σ Σ_c w_ck d_ck + b_k
     scaled = (grad_score * ctx.scale).unsqueeze(2)
-    grad_corner = (scaled * weight.unsqueeze(1)).flatten(2) + grad_corner_score
+    grad_corner = (scaled * weight).flatten(2) + grad_corner_score
 
     grad_query = gather_sum(grad_corner, key, edges) if needs_query else None
     grad_weight = None
     if needs_weight:
         score_part = scaled * corner_score.view(planes)
-        grad_weight = (alpha.unsqueeze(2) * value_grad + score_part).sum(dim=1)
+        grad_weight = (alpha.unsqueeze(2) * value_grad + score_part).sum(dim=0)
     grad_key = grad_value = None
     if needs_key or needs_value:
         transposed = transpose_index(edges, len(key))

@@ -21,45 +21,42 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-# Elements of the temporary of `_gather_dot_chunked`: 64 MB in float32.
+# Elements of the temporary of `_dot_chunked`: 64 MB in float32.
 _CHUNK = 2**24
+
+# Bytes of a table that a CPU's cache holds. Wider tables are gathered in blocks of channels.
+_CACHE = 4 * 2**20
 
 
 @torch.library.custom_op("dyngraph::gather_dot", mutates_args=())
 def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
-    r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [N, G, L]``."""
+    r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [G, N, L]``."""
     # PyTorch's sampled product refuses a graph with more edges than the dense matrix has entries.
     sparse = x.device.type == "cpu" and index.shape[1] <= len(table)
-    dot = _gather_dot_csr if sparse else _gather_dot_chunked
-    blocks = zip(x.chunk(groups, dim=1), table.chunk(groups, dim=1), strict=True)
-    return torch.stack([dot(block, rows, index) for block, rows in blocks], dim=1)
+    dot = _dot_csr if sparse else _dot_chunked
+    # Zeros, although the sampled product overwrites them: 0 * NaN of old memory would be NaN.
+    out = x.new_zeros(groups, *index.shape)
+    blocks = zip(out, x.chunk(groups, dim=1), table.chunk(groups, dim=1), strict=True)
+    for plane, block, rows in blocks:
+        dot(block, rows, index, plane)
+    return out
 
 
 @torch.library.custom_op("dyngraph::gather_sum", mutates_args=())
 def gather_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    r"""Weighted sum of each node's L rows: ``[N, G, L], [M, C] -> [N, C]``."""
-    weights = weight.unbind(dim=1)
-    blocks = table.chunk(len(weights), dim=1)
-    return torch.cat([_bags(w, b, index) for w, b in zip(weights, blocks, strict=True)], dim=1)
+    r"""Weighted sum of each node's L rows: ``[G, N, L], [M, C] -> [N, C]``."""
+    return _sum_rows(weight, table, index)
 
 
 @torch.library.custom_op("dyngraph::scatter_sum", mutates_args=())
 def scatter_sum(weight: Tensor, x: Tensor, order: Tensor, ptr: Tensor, num_rows: int) -> Tensor:
-    r"""Sums weighted nodes into the rows that they listen to: ``[N, G, L], [N, C] -> [M, C]``.
+    r"""Sums weighted nodes into the rows that they listen to: ``[G, N, L], [N, C] -> [M, C]``.
 
     A :func:`gather_sum` over the transposed graph of :func:`transpose_index`: no atomics, so the
     result is the same in every run.
     """
-    weights = weight.unbind(dim=1)
-    blocks = x.chunk(len(weights), dim=1)
     node = order // max(weight.shape[2], 1)
-    return torch.cat(
-        [
-            _bags(w.flatten()[order], block, node, ptr[:num_rows])
-            for w, block in zip(weights, blocks, strict=True)
-        ],
-        dim=1,
-    )
+    return _sum_rows(weight, x, node, order, ptr[:num_rows])
 
 
 @torch.library.custom_op("dyngraph::transpose_index", mutates_args=())
@@ -75,16 +72,15 @@ def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return order.to(index.dtype), ptr
 
 
-def _gather_dot_csr(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+def _dot_csr(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
     """Sampled dense-dense product on a CSR graph whose rows all have L entries."""
     num_nodes, degree = index.shape
     if index.numel() == 0:
-        return x.new_zeros(index.shape)
+        return
     crow = torch.arange(0, index.numel() + 1, degree, dtype=index.dtype, device=index.device)
-    # Zeros, although beta = 0: the product 0 * NaN of uninitialised memory would be NaN.
-    graph = _csr(crow, index.flatten(), x.new_zeros(index.numel()), (num_nodes, len(table)))
-    scores = torch.sparse.sampled_addmm(graph, x.contiguous(), table.contiguous().t(), beta=0.0)
-    return scores.values().view(num_nodes, degree)
+    graph = _csr(crow, index.flatten(), out.view(-1), (num_nodes, len(table)))
+    # In place: a result of its own would also copy the indices.
+    torch.sparse.sampled_addmm(graph, x.contiguous(), table.contiguous().t(), beta=0.0, out=graph)
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -94,29 +90,61 @@ def _csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Te
         return torch.sparse_csr_tensor(crow, col, values, size, check_invariants=False)
 
 
-def _gather_dot_chunked(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+def _dot_chunked(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
     step = max(1, _CHUNK // max(1, index.shape[1] * x.shape[1]))
-    chunks = [
+    for plane, rows, at in zip(out.split(step), x.split(step), index.split(step), strict=True):
         # No matrix product, which autocast would round.
-        (rows.unsqueeze(1) * table[at]).sum(dim=-1)
-        for rows, at in zip(x.split(step), index.split(step), strict=True)
-    ]
-    return torch.cat(chunks)
+        torch.sum(rows.unsqueeze(1) * table[at], dim=-1, out=plane)
 
 
-def _bags(weight: Tensor, table: Tensor, index: Tensor, ptr: Tensor | None = None) -> Tensor:
-    """Weighted sums of rows: one bag for each row of ``index``, or cut at ``ptr``."""
-    num_bags = index.shape[0] if ptr is None else ptr.shape[0]
+def _sum_rows(
+    weight: Tensor,
+    table: Tensor,
+    index: Tensor,
+    order: Tensor | None = None,
+    ptr: Tensor | None = None,
+) -> Tensor:
+    """Weighted sums of rows: a bag for each row of ``index``, or edges in ``order`` cut at ``ptr``.
+
+    In blocks of channels that fit the cache, written to one result: time goes into memory here, and
+    most of all into memory that is new.
+    """
+    num_bags = len(index) if ptr is None else len(ptr)
     if index.numel() == 0 or table.numel() == 0:
         return table.new_zeros(num_bags, table.shape[1])
-    return F.embedding_bag(
-        index, table.contiguous(), ptr, mode="sum", per_sample_weights=weight.contiguous()
-    )
+    groups = len(weight)
+    width = _block_width(table, table.shape[1] // groups)
+    out = table.new_empty(num_bags, table.shape[1])
+    for plane, rows, part in zip(
+        weight, table.chunk(groups, dim=1), out.chunk(groups, dim=1), strict=True
+    ):
+        # `index_select`: plain indexing would first turn the order into int64.
+        ordered = plane if order is None else plane.flatten().index_select(0, order)
+        for block, result in zip(rows.split(width, dim=1), part.split(width, dim=1), strict=True):
+            bags = F.embedding_bag(
+                index,
+                block.contiguous(),
+                ptr,
+                mode="sum",
+                per_sample_weights=ordered.contiguous(),
+            )
+            if bags.shape == out.shape:
+                return bags
+            result.copy_(bags)
+    return out
+
+
+def _block_width(table: Tensor, channels: int) -> int:
+    """Channels of a block of the table that fits the cache, a multiple of 32."""
+    if table.device.type != "cpu":
+        return channels
+    fitting = _CACHE // (len(table) * table.element_size())
+    return min(channels, max(32, fitting // 32 * 32))
 
 
 @gather_dot.register_fake
 def _(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
-    return x.new_empty(index.shape[0], groups, index.shape[1])
+    return x.new_empty(groups, *index.shape)
 
 
 @gather_sum.register_fake
@@ -152,7 +180,7 @@ def _gather_sum_setup(ctx, inputs, output):
 
 def _gather_sum_backward(ctx, grad):
     weight, table, index = ctx.saved_tensors
-    groups = weight.shape[1]
+    groups = len(weight)
     grad_weight = gather_dot(grad, table, index, groups) if ctx.needs_input_grad[0] else None
     grad_table = scatter(weight, grad, index, len(table)) if ctx.needs_input_grad[1] else None
     return grad_weight, grad_table, None
@@ -169,8 +197,8 @@ def _scatter_sum_backward(ctx, grad):
     rows = torch.arange(ctx.num_rows, dtype=order.dtype, device=order.device)
     rows = rows.repeat_interleave(ptr.diff(), output_size=order.shape[0])
     index = torch.empty_like(order).scatter_(0, order.long(), rows)
-    index = index.view(weight.shape[0], weight.shape[2])
-    groups = weight.shape[1]
+    index = index.view(weight.shape[1:])
+    groups = len(weight)
     grad_weight = gather_dot(x, grad, index, groups) if ctx.needs_input_grad[0] else None
     grad_x = gather_sum(weight, grad, index) if ctx.needs_input_grad[1] else None
     return grad_weight, grad_x, None, None, None
@@ -188,7 +216,7 @@ def _gather_flops(first, table, index, *args, out_shape=None, **kwargs) -> int:
 
 @register_flop_formula(torch.ops.dyngraph.scatter_sum)
 def _scatter_flops(weight, x, *args, out_shape=None, **kwargs) -> int:
-    return 2 * weight[0] * weight[2] * x[1]
+    return 2 * weight[1] * weight[2] * x[1]
 
 
 def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:

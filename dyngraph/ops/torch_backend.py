@@ -10,10 +10,10 @@ from dyngraph.ops.primitives import gather_dot, gather_sum, scatter
 
 
 def _sample_corners(near: Neighborhood, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices ``[N * K, 2^P]`` and weights ``[N * K, 1, 2^P]`` with a row for every sample."""
+    """Indices ``[N * K, 2^P]`` and weights ``[1, N * K, 2^P]`` with a row for every sample."""
     corners = weight.shape[1]
     index = near.index.transpose(1, 2).reshape(-1, corners)
-    return index, weight.transpose(1, 2).reshape(-1, 1, corners)
+    return index, weight.transpose(1, 2).reshape(1, -1, corners)
 
 
 def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
@@ -30,13 +30,11 @@ def sampled_score(
     query: Tensor, key: Tensor, near: Neighborhood, weight: Tensor, groups: int
 ) -> Tensor:
     corner_score = gather_dot(query, key, near.index.flatten(1), groups)
-    return (corner_score.view(query.shape[0], groups, *weight.shape[1:]) * weight.unsqueeze(1)).sum(
-        dim=2
-    )
+    return (corner_score.view(groups, *weight.shape) * weight).sum(dim=2).transpose(0, 1)
 
 
 def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
-    corner_weight = (attention.unsqueeze(2) * weight.unsqueeze(1)).flatten(2)
+    corner_weight = (attention.transpose(0, 1).unsqueeze(2) * weight).flatten(2)
     return gather_sum(corner_weight, value, near.index.flatten(1))
 
 
@@ -47,7 +45,7 @@ def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood, weight: 
     projected = F.linear(x, by_tap).to(x.dtype).view(-1, num_outputs)
     tap = torch.arange(num_samples, dtype=near.index.dtype, device=x.device)
     index = near.index * num_samples + tap
-    return gather_sum(weight.flatten(1).unsqueeze(1), projected, index.flatten(1))
+    return gather_sum(weight.flatten(1).unsqueeze(0), projected, index.flatten(1))
 
 
 def sampled_attention(
@@ -61,5 +59,6 @@ def sampled_attention(
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     own_value = None if value is key else value
+    bias = None if bias is None else bias.transpose(0, 1)
     out, alpha, _ = attention(query, key, own_value, near.index, weight, bias, groups, scale)
-    return out, alpha
+    return out, alpha.transpose(0, 1)

@@ -35,12 +35,13 @@ def generate(root, **kwargs):
 
 
 def draw(seed, size=SIZE, texture=0, drawn_texture=0):
-    return scenes._draw(np.random.default_rng(seed), size, texture, drawn_texture)
+    textures = np.array([texture]), np.array([drawn_texture])
+    return scenes._draw(np.random.default_rng(seed), size, *textures)
 
 
-def drawn_texture(image):
+def drawn_texture(image, rows=STRIP):
     """0 for vertical stripes, 1 for horizontal ones, from the pixels of the strip."""
-    strip = image[:STRIP].mean(-1)
+    strip = image[:rows].mean(-1)
     return int(strip.mean(1).std() > strip.mean(0).std())
 
 
@@ -78,7 +79,7 @@ def test_the_tree_is_that_of_cityscapes(tmp_path):
         ours = CityscapesSegmentation(tmp_path, split)
         assert len(ours) == count
         for index, (pixels, train_ids) in enumerate(ours):
-            expected = draw_scene(0, split, index, SIZE, cue=True)
+            expected = draw_scene(0, split, index, SIZE, cue=True, panels=False)
             assert np.array_equal(pixels.permute(1, 2, 0), expected.image)
             assert np.array_equal(train_ids, encode_labels(torch.from_numpy(expected.ids)))
 
@@ -116,7 +117,7 @@ def test_a_scene_depends_on_seed_split_and_number_only(tmp_path):
     few.pop("scenes.json")
     assert few.items() <= many.items()
     pixels = {
-        draw_scene(seed, split, number, SIZE, cue=True).image.tobytes()
+        draw_scene(seed, split, number, SIZE, cue=True, panels=False).image.tobytes()
         for seed in (0, 1)
         for split in ("train", "val")
         for number in (0, 1)
@@ -138,11 +139,11 @@ def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
     root = tmp_path / "interrupted"
     drawn = []
 
-    def draw_some(seed, split, number, size, cue):
+    def draw_some(seed, split, number, size, cue, panels):
         drawn.append((split, number))
         if len(drawn) == 4:
             raise KeyboardInterrupt
-        return draw_scene(seed, split, number, size, cue)
+        return draw_scene(seed, split, number, size, cue, panels)
 
     monkeypatch.setattr(scenes, "draw_scene", draw_some)
     with pytest.raises(KeyboardInterrupt):
@@ -177,7 +178,15 @@ def test_an_image_lost_between_two_calls_is_drawn_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"num_train": 5}, {"num_val": 3}, {"size": (64, 160)}, {"seed": 1}, {"cue": False}]
+    "other",
+    [
+        {"num_train": 5},
+        {"num_val": 3},
+        {"size": (64, 160)},
+        {"seed": 1},
+        {"cue": False},
+        {"panels": True},
+    ],
 )
 def test_other_parameters_in_the_same_folder(tmp_path, other):
     generate(tmp_path)
@@ -295,7 +304,7 @@ def test_cue_tells_the_class_and_the_control_does_not():
     agreement, textures, differ = {True: 0, False: 0}, 0, 0
     count = 200
     for number in range(count):
-        pair = {cue: draw_scene(0, "train", number, SIZE, cue) for cue in (True, False)}
+        pair = {cue: draw_scene(0, "train", number, SIZE, cue, False) for cue in (True, False)}
         assert np.array_equal(pair[True].ids, pair[False].ids)
         assert np.array_equal(pair[True].image[STRIP:], pair[False].image[STRIP:])
         differ += not np.array_equal(pair[True].image, pair[False].image)
@@ -314,14 +323,43 @@ def test_cue_tells_the_class_and_the_control_does_not():
 def test_shapes_are_equally_frequent_and_independent_of_the_texture():
     counts = dict.fromkeys(OBJECT_CLASSES, 0)
     for number in range(200):
-        for found, _ in objects(draw_scene(0, "train", number, SIZE, cue=True).ids):
+        for found, _ in objects(draw_scene(0, "train", number, SIZE, cue=True, panels=False).ids):
             counts[found] += 1
     assert min(counts.values()) > 0.6 * max(counts.values())
 
 
+@pytest.mark.parametrize("size", [(64, 96), (64, 128), (128, 256)])
+def test_each_panel_tells_the_class_of_the_object_below_it(size):
+    agreement, count = {True: 0, False: 0}, 50
+    for number in range(count):
+        for cue in (True, False):
+            image, ids = draw_scene(0, "train", number, size, cue, panels=True)
+            strip = np.split(image[: STRIP * size[0] // 64], 4, axis=1)
+            drawn = [drawn_texture(panel, len(panel)) for panel in strip]
+            colours = np.stack([panel.mean((0, 1)) for panel in strip])
+            found = sorted(objects(ids), key=lambda item: item[1][2])
+            for panel, (number_, (top, _, left, right)) in enumerate(found):
+                assert panel * size[1] // 4 < left < right < (panel + 1) * size[1] // 4
+                distance = np.linalg.norm(colours - image[top, left:right].mean(0), axis=1)
+                assert distance.argmin() == panel
+                agreement[cue] += OBJECT_CLASSES.index(number_) // 2 == drawn[panel]
+            # As a whole, the strip says nothing.
+            assert sorted(drawn) == [0, 0, 1, 1]
+    assert agreement[True] == 4 * count
+    # Six standard deviations of fair coins.
+    assert abs(agreement[False] - 2 * count) < 6 * (4 * count) ** 0.5 / 2
+
+
+def test_the_control_of_panels_differs_in_the_strip_alone():
+    for number in range(10):
+        scene, control = (draw_scene(0, "val", number, SIZE, cue, True) for cue in (True, False))
+        assert np.array_equal(scene.ids, control.ids)
+        assert np.array_equal(scene.image[STRIP:], control.image[STRIP:])
+
+
 def test_files_hold_the_bits_of_the_scene(tmp_path):
     generate(tmp_path, num_train=1, num_val=0, cue=False, seed=5)
-    image, ids = draw_scene(5, "train", 0, SIZE, cue=False)
+    image, ids = draw_scene(5, "train", 0, SIZE, cue=False, panels=False)
     (image_path,) = tmp_path.glob("leftImg8bit/train/*/*.png")
     (label_path,) = tmp_path.glob("gtFine/train/*/*.png")
     assert np.array_equal(np.asarray(Image.open(image_path)), image)

@@ -15,7 +15,7 @@ def make(value=True, bias=True, index_dtype=torch.int32, table_rows=9):
         randn(table_rows, 6) if value else None,
         torch.randint(table_rows, (5, 2, 3), dtype=index_dtype),
         randn(5, 2, 3),
-        randn(5, 2, 3) if bias else None,
+        randn(2, 5, 3) if bias else None,
         2,
         0.5,
     )

@@ -14,18 +14,18 @@ def incidence(index, num_rows):
 
 def dense_gather_dot(x, table, index, groups):
     rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
-    return (x.unsqueeze(1) * rows).unflatten(2, (groups, -1)).sum(dim=-1).transpose(1, 2)
+    return (x.unsqueeze(1) * rows).unflatten(2, (groups, -1)).sum(dim=-1).permute(2, 0, 1)
 
 
 def dense_gather_sum(weight, table, index):
     rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
-    rows = rows.unflatten(2, (weight.shape[1], -1))
-    return (weight.transpose(1, 2).unsqueeze(-1) * rows).sum(dim=1).flatten(1)
+    rows = rows.unflatten(2, (len(weight), -1))
+    return torch.einsum("gnl,nlgc->ngc", weight, rows).flatten(1)
 
 
 def dense_scatter(weight, x, index, num_rows):
-    spread = weight.unsqueeze(-1) * x.unflatten(1, (weight.shape[1], -1)).unsqueeze(2)
-    return torch.einsum("nlm,nglc->mgc", incidence(index, num_rows), spread).flatten(1)
+    groups = x.unflatten(1, (len(weight), -1))
+    return torch.einsum("nlm,gnl,ngc->mgc", incidence(index, num_rows), weight, groups).flatten(1)
 
 
 def make(num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=torch.int32):
@@ -35,7 +35,7 @@ def make(num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=to
     return {
         "x": randn(num_nodes, channels),
         "table": randn(num_rows, channels),
-        "weight": randn(num_nodes, groups, degree),
+        "weight": randn(groups, num_nodes, degree),
         "index": torch.randint(max(num_rows, 1), (num_nodes, degree), dtype=index_dtype),
         "groups": groups,
     }
@@ -71,11 +71,13 @@ def test_gather_dot_in_chunks_equals_gather_dot(monkeypatch, chunk, dtype):
     monkeypatch.setattr(primitives, "_CHUNK", chunk)
     x, table = torch.randn(10, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
     index = torch.randint(9, (10, 7))
-    expected = primitives._gather_dot_csr(x, table, index)
-    torch.testing.assert_close(primitives._gather_dot_chunked(x, table, index), expected)
+    expected, out = torch.zeros(10, 7, dtype=dtype), torch.zeros(10, 7, dtype=dtype)
+    primitives._dot_csr(x, table, index, expected)
+    primitives._dot_chunked(x, table, index, out)
+    torch.testing.assert_close(out, expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         # Autocast does not round the operands.
-        out = primitives._gather_dot_chunked(x, table, index)
+        primitives._dot_chunked(x, table, index, out.zero_())
     torch.testing.assert_close(out, expected)
 
 
@@ -98,7 +100,7 @@ def test_other_rows_may_hold_anything():
     table = torch.tensor([[torch.nan, torch.inf], [1.0, 2.0], [torch.inf, torch.nan]])
     index = torch.ones(4, 2, dtype=torch.int32)
     assert gather_dot(torch.ones(4, 2), table, index, 1).unique().tolist() == [3]
-    assert gather_sum(torch.ones(4, 1, 2), table, index).tolist() == [[2, 4]] * 4
+    assert gather_sum(torch.ones(1, 4, 2), table, index).tolist() == [[2, 4]] * 4
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2), (0, 4, 5), (3, 0, 2)])
