@@ -31,21 +31,18 @@ _CACHE = 4 * 2**20
 @torch.library.custom_op("dyngraph::gather_dot", mutates_args=())
 def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
     r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [G, N, L]``."""
-    # PyTorch's sampled product refuses a graph with more edges than the dense matrix has entries.
-    sparse = x.device.type == "cpu" and index.shape[1] <= len(table)
-    dot = _dot_csr if sparse else _dot_chunked
-    # Zeros, although the sampled product overwrites them: 0 * NaN of old memory would be NaN.
-    out = x.new_zeros(groups, *index.shape)
-    blocks = zip(out, x.chunk(groups, dim=1), table.chunk(groups, dim=1), strict=True)
-    for plane, block, rows in blocks:
-        dot(block, rows, index, plane)
-    return out
+    blocks = zip(x.chunk(groups, dim=1), table.chunk(groups, dim=1), strict=True)
+    return torch.stack([dot_rows(block, rows, index) for block, rows in blocks])
 
 
 @torch.library.custom_op("dyngraph::gather_sum", mutates_args=())
 def gather_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
     r"""Weighted sum of each node's L rows: ``[G, N, L], [M, C] -> [N, C]``."""
-    return _sum_rows(weight, table, index)
+    out = table.new_empty(len(index), table.shape[1])
+    groups = len(weight)
+    for part, plane, rows in zip(out.chunk(groups, 1), weight, table.chunk(groups, 1), strict=True):
+        sum_rows(part, index, [(plane, rows)])
+    return out
 
 
 @torch.library.custom_op("dyngraph::scatter_sum", mutates_args=())
@@ -55,8 +52,12 @@ def scatter_sum(weight: Tensor, x: Tensor, order: Tensor, ptr: Tensor, num_rows:
     A :func:`gather_sum` over the transposed graph of :func:`transpose_index`: no atomics, so the
     result is the same in every run.
     """
+    out = x.new_empty(num_rows, x.shape[1])
+    groups = len(weight)
     node = order // max(weight.shape[2], 1)
-    return _sum_rows(weight, x, node, order, ptr[:num_rows])
+    for part, plane, rows in zip(out.chunk(groups, 1), weight, x.chunk(groups, 1), strict=True):
+        sum_rows(part, node, [(reorder(plane, order), rows)], ptr[:num_rows])
+    return out
 
 
 @torch.library.custom_op("dyngraph::transpose_index", mutates_args=())
@@ -72,15 +73,25 @@ def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     return order.to(index.dtype), ptr
 
 
-def _dot_csr(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
+def dot_rows(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [N, L]``."""
+    if index.numel() == 0:
+        return x.new_zeros(index.shape)
+    # PyTorch's sampled product refuses a graph with more edges than the dense matrix has entries.
+    sparse = x.device.type == "cpu" and index.shape[1] <= len(table)
+    return _dot_csr(x, table, index) if sparse else _dot_chunked(x, table, index)
+
+
+def _dot_csr(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """Sampled dense-dense product on a CSR graph whose rows all have L entries."""
     num_nodes, degree = index.shape
-    if index.numel() == 0:
-        return
     crow = torch.arange(0, index.numel() + 1, degree, dtype=index.dtype, device=index.device)
+    # Zeros, although beta = 0: the product 0 * NaN of uninitialised memory would be NaN.
+    out = x.new_zeros(index.shape)
     graph = _csr(crow, index.flatten(), out.view(-1), (num_nodes, len(table)))
-    # In place: a result of its own would also copy the indices.
+    # In place: a result of its own would copy the indices too.
     torch.sparse.sampled_addmm(graph, x.contiguous(), table.contiguous().t(), beta=0.0, out=graph)
+    return out
 
 
 def _csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,56 +101,65 @@ def _csr(crow: Tensor, col: Tensor, values: Tensor, size: tuple[int, int]) -> Te
         return torch.sparse_csr_tensor(crow, col, values, size, check_invariants=False)
 
 
-def _dot_chunked(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
+def _dot_chunked(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     step = max(1, _CHUNK // max(1, index.shape[1] * x.shape[1]))
-    for plane, rows, at in zip(out.split(step), x.split(step), index.split(step), strict=True):
+    chunks = [
         # No matrix product, which autocast would round.
-        torch.sum(rows.unsqueeze(1) * table[at], dim=-1, out=plane)
+        (rows.unsqueeze(1) * table[at]).sum(dim=-1)
+        for rows, at in zip(x.split(step), index.split(step), strict=True)
+    ]
+    return torch.cat(chunks)
 
 
-def _sum_rows(
-    weight: Tensor,
-    table: Tensor,
-    index: Tensor,
-    order: Tensor | None = None,
-    ptr: Tensor | None = None,
-) -> Tensor:
-    """Weighted sums of rows: a bag for each row of ``index``, or edges in ``order`` cut at ``ptr``.
+def sum_rows(
+    out: Tensor, index: Tensor, terms: list[tuple[Tensor, Tensor]], ptr: Tensor | None = None
+) -> None:
+    r"""Sets ``out`` to weighted sums of rows, added up over several weights and tables.
 
-    In blocks of channels that fit the cache, written to one result: time goes into memory here, and
-    most of all into memory that is new.
+    In blocks of channels that fit the cache: time goes into memory here, most of all into memory
+    that is new.
+
+    Args:
+        out: ``[B, C]``.
+        index: The rows ``[B, L]``; or ``[E]``, of which those from one of ``ptr`` to the next are
+            summed.
+        terms: For each, the weights, as many as indices, and the table ``[M, C]``.
+        ptr: ``[B]``.
     """
-    num_bags = len(index) if ptr is None else len(ptr)
-    if index.numel() == 0 or table.numel() == 0:
-        return table.new_zeros(num_bags, table.shape[1])
-    groups = len(weight)
-    width = _block_width(table, table.shape[1] // groups)
-    out = table.new_empty(num_bags, table.shape[1])
-    for plane, rows, part in zip(
-        weight, table.chunk(groups, dim=1), out.chunk(groups, dim=1), strict=True
-    ):
-        # `index_select`: plain indexing would first turn the order into int64.
-        ordered = plane if order is None else plane.flatten().index_select(0, order)
-        for block, result in zip(rows.split(width, dim=1), part.split(width, dim=1), strict=True):
-            bags = F.embedding_bag(
+    if index.numel() == 0 or out.numel() == 0:
+        out.zero_()
+        return
+    width = _block_width(terms[0][1])
+    tables = [table.split(width, dim=1) for _, table in terms]
+    for part, *blocks in zip(out.split(width, dim=1), *tables, strict=True):
+        sums = [
+            F.embedding_bag(
                 index,
                 block.contiguous(),
                 ptr,
                 mode="sum",
-                per_sample_weights=ordered.contiguous(),
+                per_sample_weights=weight.reshape(index.shape).contiguous(),
             )
-            if bags.shape == out.shape:
-                return bags
-            result.copy_(bags)
-    return out
+            for (weight, _), block in zip(terms, blocks, strict=True)
+        ]
+        if len(sums) == 1:
+            part.copy_(sums[0])
+        else:
+            torch.add(*sums, out=part)
 
 
-def _block_width(table: Tensor, channels: int) -> int:
+def reorder(weight: Tensor, order: Tensor) -> Tensor:
+    r"""The weights ``[N, L]`` of edges in an order ``[N * L]``."""
+    # Not by plain indexing, which would turn the order into int64 first.
+    return weight.flatten().index_select(0, order)
+
+
+def _block_width(table: Tensor) -> int:
     """Channels of a block of the table that fits the cache, a multiple of 32."""
     if table.device.type != "cpu":
-        return channels
+        return table.shape[1]
     fitting = _CACHE // (len(table) * table.element_size())
-    return min(channels, max(32, fitting // 32 * 32))
+    return max(32, fitting // 32 * 32)
 
 
 @gather_dot.register_fake

@@ -78,6 +78,7 @@ def sampled_attention(
     groups: int,
     scale: float,
     bias: Tensor | None,
+    recompute: bool,
 ) -> tuple[Tensor, Tensor]:
     score = scale * sampled_score(query, key, near, weight, groups)
     alpha = (score if bias is None else score + bias).softmax(dim=-1)

@@ -159,6 +159,7 @@ def sampled_attention(
     bias: Tensor | None = None,
     *,
     return_weights: bool = False,
+    recompute: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Attention of every node over its samples.
@@ -178,6 +179,8 @@ def sampled_attention(
         scale: σ, the factor of the scores. The papers use 1, not :math:`1 / \sqrt{C}`.
         bias: ``[N, G, K]``, added to the scores.
         return_weights: Whether to return the attention ``[N, G, K]`` too, in at least float32.
+        recompute: Whether the backward pass computes scores again instead of keeping those of all
+            corners, ``[N, G, K, 2^P]``. The ``"pyg"`` backend always keeps its edges.
         backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
 
     Returns:
@@ -206,6 +209,7 @@ def sampled_attention(
         groups,
         float(scale),
         None if bias is None else bias.to(key_.dtype),
+        recompute,
     )
     out = out.to(value.dtype)
     return (out, alpha) if return_weights else out

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyngraph.ops.attention import attention
 
 
-def make(value=True, bias=True, index_dtype=torch.int32, table_rows=9):
+def make(value=True, bias=True, index_dtype=torch.int32, table_rows=9, recompute=False):
     def randn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
@@ -18,30 +18,47 @@ def make(value=True, bias=True, index_dtype=torch.int32, table_rows=9):
         randn(2, 5, 3) if bias else None,
         2,
         0.5,
+        recompute,
     )
 
 
 @pytest.mark.parametrize("table_rows", [9, 2])
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_opcheck(value, bias, table_rows):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_opcheck(value, bias, table_rows, recompute):
     torch.library.opcheck(
-        torch.ops.dyngraph.attention.default, make(value, bias, table_rows=table_rows)
+        torch.ops.dyngraph.attention.default,
+        make(value, bias, table_rows=table_rows, recompute=recompute),
     )
 
 
+@pytest.mark.parametrize("recompute", [True, False])
 @pytest.mark.parametrize("value", [True, False])
-def test_corner_scores_have_gradients_too(value):
-    query, key, values, index, weight, bias, groups, scale = make(value)
+def test_gradients_of_output_and_attention(value, recompute):
+    query, key, values, index, weight, bias, *options = make(value, recompute=recompute)
 
     def outputs(query, key, weight, bias, *values):
-        return attention(
-            query, key, values[0] if values else None, index, weight, bias, groups, scale
-        )
+        return attention(query, key, values[0] if values else None, index, weight, bias, *options)[
+            :2
+        ]
 
     inputs = (query, key, weight, bias, *([values] if value else []))
     assert torch.autograd.gradcheck(outputs, inputs)
     assert torch.autograd.gradgradcheck(outputs, inputs)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+@pytest.mark.parametrize("value", [True, False])
+def test_gradients_that_can_be_differentiated_are_the_same(value, output):
+    inputs = make(value)
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
+    out = attention(*inputs)[output]
+    grad = torch.randn_like(out)
+    first = torch.autograd.grad(out, tensors, grad, retain_graph=True)
+    second = torch.autograd.grad(out, tensors, grad, create_graph=True)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_gradients_that_nobody_asked_for_are_none():
