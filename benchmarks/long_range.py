@@ -36,17 +36,19 @@ TASKS = {
     "a cue each": {"panels": True},
     "control": {"cue": False},
 }
-SIZE = (64, 128)
+SIZE = (64, 96)
 BATCH = 8
 CHANNELS = 64
 NUM_CLASSES = 19
-# Those of DGMN's rates that reach a node of the 16x32 map.
+# Those of DGMN's rates on Cityscapes that reach a node in every direction of the 16x24 map.
 RATES = (1, 6, 12)
+# DeepLabV3's, 6, 12 and 18 on maps of 33x33 nodes, as shares of this map's height.
+ATROUS_RATES = (3, 6, 9)
 
 
 def aspp(channels: int, image_pooling: bool) -> nn.Module:
     """Atrous spatial pyramid pooling of DeepLabV3, or without the mean over the image, of V2."""
-    block = ASPP(channels, (6, 12, 18), channels)
+    block = ASPP(channels, ATROUS_RATES, channels)
     if not image_pooling:
         del block.convs[-1]
         block.project[0] = nn.Conv2d(len(block.convs) * channels, channels, 1, bias=False)

@@ -136,8 +136,7 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
         start += count * math.prod(shape)
     if len(corners) == 1:
         return corners[0]
-    index, weight = zip(*corners, strict=True)
-    return torch.cat(index), torch.cat(weight)
+    return torch.cat([index for index, _ in corners]), torch.cat([weight for _, weight in corners])
 
 
 def _run_pairs(grid: Grid, receiver: Grid) -> list[tuple[int, Shape, Shape]]:

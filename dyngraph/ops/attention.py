@@ -12,6 +12,8 @@ The score of a fractional position is the interpolation of its corners' scores, 
 interpolated, nor are values.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
@@ -227,29 +229,33 @@ def _backward(ctx, grad_out, grad_alpha, _):
     return grad_query, grad_key, grad_value, None, grad_weight, grad_bias, None, None, None
 
 
-def _differentiable_backward(inputs, wanted, index, groups, scale, grad_outputs):
+def _differentiable_backward(
+    inputs: tuple[Tensor | None, ...],
+    wanted: list[bool],
+    index: Tensor,
+    groups: int,
+    scale: float,
+    grad_outputs: tuple[Tensor | None, Tensor | None],
+) -> list[Tensor | None]:
     """The gradients of the same attention made of differentiable operators."""
     # Views, so that an input that depends on another is not followed to it.
-    views = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+    views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
     query, key, value, weight, bias = views
     edges = index.flatten(1)
     score = (gather_dot(query, key, edges, groups).view(groups, *weight.shape) * weight).sum(dim=2)
     score = score * scale if bias is None else score * scale + bias
     alpha = score.softmax(dim=-1)
     out = gather_sum(_corner_alpha(alpha, weight), key if value is None else value, edges)
-    outputs = [
-        (output, grad)
-        for output, grad in zip((out, alpha), grad_outputs, strict=True)
-        if grad is not None
-    ]
-    grads = torch.autograd.grad(
-        [output for output, _ in outputs],
+    pairs = zip((out, alpha), grad_outputs, strict=True)
+    outputs, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
+    results = torch.autograd.grad(
+        outputs,
         [view for view, need in zip(views, wanted, strict=True) if need],
-        [grad for _, grad in outputs],
+        grads,
         create_graph=True,
         materialize_grads=True,
     )
-    remaining = iter(grads)
+    remaining = iter(results)
     return [next(remaining) if need else None for need in wanted]
 
 

@@ -81,6 +81,8 @@ class OffsetSampler(Sampler):
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
         if cell_size < 1:
             raise ValueError(f"cell_size: expected at least 1, got {cell_size}")
+        if spread <= 0:
+            raise ValueError(f"spread: expected a positive number, got {spread}")
         self.cell_size = cell_size
         self.offset = OffsetLinear(in_channels, num_samples, num_axes, spread)
 

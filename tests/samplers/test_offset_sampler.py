@@ -196,7 +196,8 @@ def test_repr():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"num_samples": 0}, {"num_axes": 0}, {"num_axes": 4}, {"cell_size": 0}]
+    "kwargs",
+    [{"num_samples": 0}, {"num_axes": 0}, {"num_axes": 4}, {"cell_size": 0}, {"spread": 0.0}],
 )
 def test_constructor_errors_name_the_argument(kwargs):
     with pytest.raises(ValueError, match=f"^{next(iter(kwargs))}: "):

@@ -33,6 +33,9 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         fusion: ``"sum"`` as above, C channels; ``"concat"``: both terms side by side, 2 C channels.
         zero_init: Whether the last batch normalisation starts at zero and the last ReLU is left
             out, so that a ``"sum"`` block starts as the identity.
+        spread: The largest initial offset of a sample along each axis, in nodes. A sample learns to
+            move only from where it is: choose about the distance to what should be found, and no
+            more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -54,6 +57,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         num_axes: int = 2,
         fusion: str = "sum",
         zero_init: bool = False,
+        spread: float = 16.0,
         backend: str = "auto",
     ) -> None:
         join = Fusion(fusion)
@@ -62,7 +66,14 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         self.lin_reduce = nn.Linear(in_channels, hidden_channels, bias=False)
         self.norm_reduce = nn.BatchNorm1d(hidden_channels)
         self.conv = RepGraphConv(
-            hidden_channels, None, num_samples, groups, cell_size, num_axes, backend=backend
+            hidden_channels,
+            None,
+            num_samples,
+            groups,
+            cell_size,
+            num_axes,
+            spread=spread,
+            backend=backend,
         )
         self.lin_expand = nn.Linear(hidden_channels, in_channels, bias=False)
         self.norm_expand = nn.BatchNorm1d(in_channels)

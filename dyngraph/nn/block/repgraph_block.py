@@ -21,6 +21,9 @@ class RepGraphBlock(AttentionBlock):
             :math:`[\mathbf{x}, W_y \tilde{\mathbf{x}}]`, 2 C channels.
         zero_init: Whether :math:`W_y` starts at zero, so that a ``"sum"`` block starts as the
             identity.
+        spread: The largest initial offset of a sample along each axis, in nodes. A sample learns to
+            move only from where it is: choose about the distance to what should be found, and no
+            more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -42,6 +45,7 @@ class RepGraphBlock(AttentionBlock):
         num_axes: int = 2,
         fusion: str = "sum",
         zero_init: bool = False,
+        spread: float = 16.0,
         backend: str = "auto",
     ) -> None:
         conv = RepGraphConv(
@@ -51,6 +55,7 @@ class RepGraphBlock(AttentionBlock):
             groups,
             cell_size,
             num_axes,
+            spread=spread,
             backend=backend,
         )
         super().__init__(in_channels, conv, fusion, zero_init)

@@ -33,6 +33,7 @@ class RepGraphConv(AttentionConv):
         cell_size: The length of the cells that share their samples (the paper's Grid RepGraph).
         num_axes: The number of spatial axes.
         sampler: Another sampler, in the place of :class:`~dyngraph.samplers.OffsetSampler`.
+        spread: The largest initial offset of a sample along each axis, in nodes.
         bias: Whether the projections have biases.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
@@ -51,6 +52,7 @@ class RepGraphConv(AttentionConv):
         cell_size: int = 1,
         num_axes: int = 2,
         sampler: Optional[Sampler] = None,
+        spread: float = 16.0,
         bias: bool = True,
         backend: str = "auto",
         **kwargs,
@@ -58,7 +60,7 @@ class RepGraphConv(AttentionConv):
         super().__init__(in_channels, hidden_channels, groups, bias, **kwargs)
         if sampler is None:
             target_channels = in_channels if isinstance(in_channels, int) else in_channels[1]
-            sampler = OffsetSampler(target_channels, num_samples, num_axes, cell_size)
+            sampler = OffsetSampler(target_channels, num_samples, num_axes, cell_size, spread)
         self.sampler = sampler
         self.backend = backend
 

@@ -366,3 +366,10 @@ def test_another_number_of_axes(make):
         make(8)(torch.ones(1, 8, 2, 2, 2))
     with pytest.raises(ValueError, match=r"^backend: expected one of"):
         make(8, backend="fast")(torch.ones(1, 8, 2, 2))
+
+
+@pytest.mark.parametrize("make", [RepGraphBlock, BottleneckRepGraphBlock])
+def test_initial_offsets_reach_as_far_as_the_spread(make):
+    block = make(8, num_samples=50, spread=3.0)
+    reach = block.conv.sampler.offset.bias.abs().max()
+    assert 2 < reach <= 3
