@@ -139,8 +139,12 @@ class Grid:
     @property
     def batch(self) -> Tensor:
         r"""The map of each node, ``[N]``."""
-        maps = torch.arange(self.batch_size, device=self.device)
-        return maps.repeat_interleave(self.sizes.prod(dim=1), output_size=self.num_nodes)
+        start, parts = 0, [torch.empty(0, dtype=torch.long, device=self.device)]
+        for count, shape in self.runs:
+            maps = torch.arange(start, start + count, device=self.device)
+            parts.append(maps.unsqueeze(1).expand(-1, math.prod(shape)).flatten())
+            start += count
+        return torch.cat(parts)
 
     @property
     def pos(self) -> Tensor:
@@ -201,8 +205,10 @@ class Grid:
 
     def coarsen(self, factor: int) -> Grid:
         r"""The layout of cells of ``factor`` nodes along each axis; the last may be partial."""
+        # Not -(-length // factor): ONNX rounds towards zero.
         runs = tuple(
-            (count, tuple(-(-length // factor) for length in shape)) for count, shape in self.runs
+            (count, tuple((length + factor - 1) // factor for length in shape))
+            for count, shape in self.runs
         )
         return Grid._from_runs(runs, self.num_axes, self.device)
 

@@ -160,7 +160,7 @@ def _run_corners(
     ]
     # Maps are stacked along their first axis.
     image = torch.arange(count, dtype=dtype, device=pos.device) * shape[0]
-    image = image.repeat_interleave(pos.shape[0] // count).unsqueeze(1)
+    image = image.view(-1, 1).expand(-1, pos.shape[0] // count).reshape(-1, 1)
     nodes = [index + image for index, _ in axes[0]]
     weights = [weight for _, weight in axes[0]]
     for length, axis in zip(shape[1:], axes[1:], strict=True):

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 BACKENDS = ("auto", "pyg", "torch")
 
 _default = "auto"
@@ -35,7 +37,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def resolve_backend(name: str) -> str:
-    r"""The backend that a call asking for ``name`` gets."""
+    r"""The backend that a call asking for ``name`` gets.
+
+    ``"auto"`` is ``"torch"``, but for an export to ONNX ``"pyg"``: it consists of standard
+    operators.
+    """
     if check_backend(name) == "auto":
         name = _default
-    return "torch" if name == "auto" else name
+    if name == "auto":
+        return "pyg" if torch.onnx.is_in_onnx_export() else "torch"
+    return name

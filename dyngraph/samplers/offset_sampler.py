@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,13 +113,15 @@ class OffsetSampler(Sampler):
 def _cells(grid: Grid, size: int) -> tuple[Grid, Tensor]:
     """The grid of cells, and the cell of each node ``[N]``."""
     cells = grid.coarsen(size)
-    position = grid.pos.long() // size
-    cell = torch.zeros_like(position[:, 0])
-    for coordinate, length in zip(
-        position.unbind(-1), cells.sizes[grid.batch].unbind(-1), strict=True
-    ):
-        cell = cell * length + coordinate
-    return cells, cell + cells.ptr[grid.batch]
+    start, parts = 0, []
+    for (count, shape), (_, cell_shape) in zip(grid.runs, cells.runs, strict=True):
+        cell = torch.arange(count, device=grid.device)
+        for length, num_cells in zip(shape, cell_shape, strict=True):
+            place = torch.arange(length, device=grid.device) // size
+            cell = cell.unsqueeze(-1) * num_cells + place
+        parts.append(cell.flatten() + start)
+        start += count * math.prod(cell_shape)
+    return cells, torch.cat(parts)
 
 
 def _cell_average(x: Tensor, grid: Grid, size: int) -> Tensor:
