@@ -183,9 +183,11 @@ class Grid:
                 f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
             )
         lengths = [count * math.prod(shape) for count, shape in self.runs]
+        # A single part needs no split, whose gradient would be a copy.
+        parts = [x] if len(self.runs) == 1 else x.split(lengths)
         return [
             part.view(count, *shape, x.shape[1]).movedim(-1, 1)
-            for part, (count, shape) in zip(x.split(lengths), self.runs, strict=True)
+            for part, (count, shape) in zip(parts, self.runs, strict=True)
         ]
 
     def unflatten(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -122,7 +122,8 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
     if padding_mode == "border":
         # Clamping an infinite position would hide it.
         pos = torch.where(pos.isfinite(), pos, torch.nan)
-    parts = pos.split([count * math.prod(shape) for count, _, shape in runs])
+    lengths = [count * math.prod(shape) for count, _, shape in runs]
+    parts = [pos] if len(runs) == 1 else pos.split(lengths)
     start, corners = 0, []
     for (count, shape, _), part in zip(runs, parts, strict=True):
         if count * math.prod(shape) == 0:

@@ -1,12 +1,12 @@
 """The ``"torch"`` backend: weighted gathers on node-major tables, without ``[N, K, C]`` tensors."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.ops.attention import attention
 from dyngraph.ops.primitives import gather_dot, gather_sum, scatter
+from dyngraph.ops.project import project
 
 
 def _sample_corners(near: Neighborhood, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,19 +42,10 @@ def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood, weight: 
     # Interpolation is linear: project the table once, then sample the projections of each tap.
     num_outputs, _, num_samples = filters.shape
     by_tap = filters.permute(2, 0, 1).flatten(0, 1)
-    projected = _project(x, by_tap).to(x.dtype).view(-1, num_outputs)
+    projected = project(x, by_tap).to(x.dtype).view(-1, num_outputs)
     tap = torch.arange(num_samples, dtype=near.index.dtype, device=x.device)
     index = near.index * num_samples + tap
     return gather_sum(weight.flatten(1).unsqueeze(0), projected, index.flatten(1))
-
-
-def _project(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear``, as a 1x1 convolution of a channels_last map on a CPU: there it is faster."""
-    empty = x.shape[0] == 0 or weight.shape[0] == 0
-    if x.device.type != "cpu" or x.dtype != torch.float32 or empty:
-        return F.linear(x, weight)
-    maps = x.contiguous()[None, None].permute(0, 3, 1, 2)
-    return F.conv2d(maps, weight[:, :, None, None]).permute(0, 2, 3, 1)[0, 0]
 
 
 def sampled_attention(

@@ -6,6 +6,7 @@ from dyngraph.grid import Grid
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 from dyngraph.nn.block.fusion import Fusion
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.node_linear import NodeLinear
 
 
 class AttentionBlock(FeatureMapBlock):
@@ -30,7 +31,7 @@ class AttentionBlock(FeatureMapBlock):
         join = Fusion(fusion)
         super().__init__(in_channels, join.out_channels(in_channels))
         self.conv = conv
-        self.lin_out = nn.Linear(conv.out_channels, in_channels)
+        self.lin_out = NodeLinear(conv.out_channels, in_channels)
         self.fusion = join
         self.zero_init = zero_init
         self._init_out()

@@ -1,5 +1,6 @@
 """The bottleneck representative graph block."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +8,8 @@ from dyngraph.grid import Grid
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 from dyngraph.nn.block.fusion import Fusion
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
+from dyngraph.nn.node_linear import NodeLinear
+from dyngraph.ops.project import project
 
 
 class BottleneckRepGraphBlock(FeatureMapBlock):
@@ -63,7 +66,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         join = Fusion(fusion)
         super().__init__(in_channels, join.out_channels(in_channels))
         hidden_channels = hidden_channels or in_channels // 4
-        self.lin_reduce = nn.Linear(in_channels, hidden_channels, bias=False)
+        self.lin_reduce = NodeLinear(in_channels, hidden_channels, bias=False)
         self.norm_reduce = nn.BatchNorm1d(hidden_channels)
         self.conv = RepGraphConv(
             hidden_channels,
@@ -75,7 +78,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
             spread=spread,
             backend=backend,
         )
-        self.lin_expand = nn.Linear(hidden_channels, in_channels, bias=False)
+        self.lin_expand = NodeLinear(hidden_channels, in_channels, bias=False)
         self.norm_expand = nn.BatchNorm1d(in_channels)
         self.fusion = join
         self.zero_init = zero_init
@@ -95,7 +98,16 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         self._init_norm()
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
-        reduced = F.relu(self.norm_reduce(self.lin_reduce(x)))
-        y = self.norm_expand(self.lin_expand(self.conv(reduced, grid)))
+        reduced = F.relu(_linear_norm(x, self.lin_reduce, self.norm_reduce), inplace=True)
+        y = _linear_norm(self.conv(reduced, grid), self.lin_expand, self.norm_expand)
         out = self.fusion(x, y)
-        return out if self.zero_init else F.relu(out)
+        return out if self.zero_init else F.relu(out, inplace=True)
+
+
+def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:
+    """The normalised linear map; in evaluation as one map, which saves a pass over memory."""
+    if norm.training or not isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm)):
+        return norm(linear(x))
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return project(x, linear.weight * scale.unsqueeze(1), norm.bias - mean * scale)

@@ -7,7 +7,7 @@ FUSIONS = ("sum", "concat")
 
 
 class Fusion(nn.Module):
-    r"""Joins node features ``x [N, C]`` and ``y [N, C]``.
+    r"""Joins node features ``x [N, C]`` and ``y [N, C]``. The memory of ``y`` may be reused.
 
     Args:
         mode: ``"sum"``: :math:`\mathbf{y} + \mathbf{x}`, C channels. ``"concat"``:
@@ -28,7 +28,9 @@ class Fusion(nn.Module):
         return channels if self.mode == "sum" else 2 * channels
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + x if self.mode == "sum" else torch.cat([x, y.to(x.dtype)], dim=1)
+        if self.mode == "concat":
+            return torch.cat([x, y.to(x.dtype)], dim=1)
+        return y.add_(x) if y.dtype == x.dtype else y + x
 
     def extra_repr(self) -> str:
         return self.mode

@@ -4,12 +4,12 @@ from typing import Optional, Tuple, Union
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, PairTensor, SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor, softmax
 from torch_geometric.utils.sparse import set_sparse_value
 
 from dyngraph.grid import Grid
+from dyngraph.nn.node_linear import NodeLinear
 
 
 class AttentionConv(MessagePassing):
@@ -64,9 +64,9 @@ class AttentionConv(MessagePassing):
                 f"groups: expected a divisor of {self.out_channels} channels, got {groups}"
             )
         if self.project:
-            self.lin_query = Linear(target_channels, hidden_channels, bias=bias)
-            self.lin_key = Linear(source_channels, hidden_channels, bias=bias)
-            self.lin_value = Linear(source_channels, hidden_channels, bias=bias)
+            self.lin_query = NodeLinear(target_channels, hidden_channels, bias=bias)
+            self.lin_key = NodeLinear(source_channels, hidden_channels, bias=bias)
+            self.lin_value = NodeLinear(source_channels, hidden_channels, bias=bias)
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the layer."""

@@ -8,6 +8,7 @@ from torch_geometric.nn.inits import reset
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
+from dyngraph.nn.node_linear import NodeLinear
 from dyngraph.samplers import Sampler
 
 
@@ -110,7 +111,7 @@ class DGMNConv(MessagePassing):
         if fusion == "sum":
             self.beta = nn.Parameter(torch.empty(len(self.rates)))
         else:
-            self.lin = nn.Linear((len(self.rates) + 1) * in_channels, in_channels, bias=False)
+            self.lin = NodeLinear((len(self.rates) + 1) * in_channels, in_channels, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self):
