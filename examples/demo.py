@@ -14,6 +14,8 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -29,21 +31,25 @@ from dyngraph.data import (
 )
 from dyngraph.evaluate import count_multiply_adds
 from dyngraph.models import segmenter
-from dyngraph.nn import NonLocalConv
+from dyngraph.nn import DGMNBlock, DGMNConv, NonLocalConv
 from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
 from dyngraph.viz import (
     capture_input,
     draw_affinities,
     draw_nodes,
+    draw_rates,
     draw_segmentation,
+    dynamic_nodes,
     representative_nodes,
 )
 
-CONTEXTS = {
+CONTEXTS: dict[str, str | Callable[[int], nn.Module] | None] = {
     "FCN": None,
     "Non-local": "nonlocal",
     "RepGraph": "repgraph",
     "bottleneck RepGraph": "bottleneck_repgraph",
+    # Rates that reach a node of the 16x32 map in every direction.
+    "DGMN": partial(DGMNBlock, rates=(1, 6, 12)),
 }
 SIZE = (64, 128)
 # Pixels on the road, where the objects stand.
@@ -112,6 +118,9 @@ def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]
     for name in ("RepGraph", "bottleneck RepGraph"):
         near, attention = representative_nodes(models[name], batch)
         figures[f"nodes of {name}"] = draw_nodes(picture, near, attention, PIXELS)
+    dgmn, _, _ = capture_input(models["DGMN"], DGMNConv, batch)
+    samples = dynamic_nodes(models["DGMN"], batch)
+    figures["nodes of DGMN"] = draw_rates(picture, samples, dgmn.rates, PIXELS[1])
     conv, x, grid = capture_input(models["Non-local"], NonLocalConv, batch)
     _, (_, alpha) = conv(x, grid, return_attention_weights=True)
     affinity = alpha.mean(dim=1).view(grid.num_nodes, grid.num_nodes)
@@ -128,7 +137,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=1_500, help="iterations (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1_200, help="iterations (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

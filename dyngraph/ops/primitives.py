@@ -75,7 +75,7 @@ def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
 
 def dot_rows(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
     r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [N, L]``."""
-    if index.numel() == 0:
+    if index.numel() == 0 or len(table) == 0:
         return x.new_zeros(index.shape)
     # PyTorch's sampled product refuses a graph with more edges than the dense matrix has entries.
     sparse = x.device.type == "cpu" and index.shape[1] <= len(table)
@@ -126,21 +126,17 @@ def sum_rows(
         terms: For each, the weights, as many as indices, and the table ``[M, C]``.
         ptr: ``[B]``.
     """
-    if index.numel() == 0 or out.numel() == 0:
+    weights = [weight.reshape(index.shape).contiguous() for weight, _ in terms]
+    tables = [table for _, table in terms]
+    if index.numel() == 0 or tables[0].numel() == 0:
         out.zero_()
         return
-    width = _block_width(terms[0][1])
-    tables = [table.split(width, dim=1) for _, table in terms]
-    for part, *blocks in zip(out.split(width, dim=1), *tables, strict=True):
+    width = _block_width(tables[0])
+    parts = zip(out.split(width, 1), *(table.split(width, 1) for table in tables), strict=True)
+    for part, *blocks in parts:
         sums = [
-            F.embedding_bag(
-                index,
-                block.contiguous(),
-                ptr,
-                mode="sum",
-                per_sample_weights=weight.reshape(index.shape).contiguous(),
-            )
-            for (weight, _), block in zip(terms, blocks, strict=True)
+            F.embedding_bag(index, block.contiguous(), ptr, mode="sum", per_sample_weights=weight)
+            for weight, block in zip(weights, blocks, strict=True)
         ]
         if len(sums) == 1:
             part.copy_(sums[0])

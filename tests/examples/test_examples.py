@@ -5,14 +5,20 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "argparse" in path.read_text(encoding="utf-8")
+]
 
 
-def test_there_are_examples():
-    assert "train_cityscapes.py" in {path.name for path in EXAMPLES}
+def test_there_are_scripts():
+    assert {"train_cityscapes.py", "ops.py"} <= {path.name for path in SCRIPTS}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_help(path, tmp_path):
     result = subprocess.run(
         [sys.executable, path, "--help"],

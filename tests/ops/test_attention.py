@@ -61,6 +61,20 @@ def test_gradients_that_can_be_differentiated_are_the_same(value, output):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_recomputing_changes_nothing(value):
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        inputs = make(value, recompute=recompute)
+        out, alpha, saved = attention(*inputs)
+        assert (saved.numel() == 0) == recompute
+        tensors = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
+        loss = out.square().sum() + alpha.square().sum()
+        results.append([out, alpha, *torch.autograd.grad(loss, tensors)])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
 def test_gradients_that_nobody_asked_for_are_none():
     arguments = make()
     for asked in (0, 1, 2, 4, 5):

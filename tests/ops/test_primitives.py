@@ -65,6 +65,29 @@ def test_primitives_equal_their_definition(shape, groups, index_dtype):
     )
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_tables_that_do_not_fit_the_cache(monkeypatch, groups):
+    """In blocks of 32 channels and the rest."""
+    monkeypatch.setattr(primitives, "_CACHE", 1)
+    t = make(channels=groups * 70, groups=groups)
+    torch.testing.assert_close(
+        gather_sum(t["weight"], t["table"], t["index"]),
+        dense_gather_sum(t["weight"], t["table"], t["index"]),
+    )
+    torch.testing.assert_close(
+        scatter(t["weight"], t["x"], t["index"], 5),
+        dense_scatter(t["weight"], t["x"], t["index"], 5),
+    )
+
+
+def test_a_table_without_rows():
+    index = torch.zeros(3, 2, dtype=torch.int32)
+    assert torch.equal(
+        gather_dot(torch.ones(3, 4), torch.ones(0, 4), index, 2), torch.zeros(2, 3, 2)
+    )
+    assert torch.equal(gather_sum(torch.ones(2, 3, 2), torch.ones(0, 4), index), torch.zeros(3, 4))
+
+
 @pytest.mark.parametrize("chunk", [1, 7 * 4 * 3, 2**24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gather_dot_in_chunks_equals_gather_dot(monkeypatch, chunk, dtype):

@@ -9,6 +9,7 @@ from torch import nn
 
 from dyngraph import to_graph
 from dyngraph.nn import BottleneckRepGraphBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn.block import bottleneck_repgraph_block
 
 DENSE = {
     NonLocalBlock: dense_blocks.nonlocal_block,
@@ -373,3 +374,25 @@ def test_initial_offsets_reach_as_far_as_the_spread(make):
     block = make(8, num_samples=50, spread=3.0)
     reach = block.conv.sampler.offset.bias.abs().max()
     assert 2 < reach <= 3
+
+
+def test_evaluation_takes_one_map_for_map_and_normalisation():
+    block = trained(BottleneckRepGraphBlock(8)).eval()
+    x = torch.randn(12, 8)
+    expected = block.norm_reduce(block.lin_reduce(x))
+    folded = bottleneck_repgraph_block._linear_norm(x, block.lin_reduce, block.norm_reduce)
+    torch.testing.assert_close(folded, expected)
+    block.norm_reduce = nn.GroupNorm(2, 2).eval()
+    kept = bottleneck_repgraph_block._linear_norm(x, block.lin_reduce, block.norm_reduce)
+    assert torch.equal(kept, block.norm_reduce(block.lin_reduce(x)))
+
+
+@pytest.mark.parametrize("make", BLOCKS)
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_are_left_as_they_were(make, training):
+    block = trained(make(8, groups=2)).train(training)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 8, 3, 4).contiguous(memory_format=memory_format)
+        before = x.clone()
+        block(x)
+        assert torch.equal(x, before)

@@ -1,0 +1,123 @@
+"""Whole blocks at the papers' sizes on a CPU: time, memory and multiply-adds.
+
+    python benchmarks/blocks.py
+
+Blocks of RepGraph's Table 2 (2048 channels, 256 hidden, 128x256 nodes) and of DGMN's Table 1 (512
+channels, 97x97 nodes), each beside the Non-local block on PyTorch's fused attention. Maps are
+channels_last. *Layer* is the share of the graph layer inside the block, with its projections to
+queries, keys and values; the bottleneck block's layer has none, so there it is the sampling alone.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from measure import peak_memory, table, times, write
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dyngraph import Grid
+from dyngraph.evaluate import count_multiply_adds
+from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+
+REPGRAPH = (2048, (128, 256))
+DGMN = (512, (97, 97))
+CASES: dict[str, tuple[tuple[int, tuple[int, int]], dict[str, Callable[[int], nn.Module]]]] = {
+    "RepGraph's Table 2: 128x256 nodes, C 2048": (
+        REPGRAPH,
+        {
+            "Non-local": lambda channels: NonLocalBlock(channels, 256),
+            "RepGraph": lambda channels: RepGraphBlock(channels, 256),
+            "bottleneck RepGraph": lambda channels: BottleneckRepGraphBlock(channels, 256),
+        },
+    ),
+    "DGMN's Table 1: 97x97 nodes, C 512": (
+        DGMN,
+        {
+            "Non-local": NonLocalBlock,
+            "bottleneck RepGraph": BottleneckRepGraphBlock,
+            "DGMN, one rate": lambda channels: DGMNBlock(channels, rates=(1,)),
+            "DGMN, five rates": DGMNBlock,
+        },
+    ),
+}
+
+
+def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            module.eval()(*inputs)
+
+    return run
+
+
+def training_step(module: nn.Module, maps: Tensor) -> Callable[[], None]:
+    maps = maps.clone().requires_grad_()
+    grad = torch.randn_like(module(maps))
+
+    def run() -> None:
+        module.train()
+        torch.autograd.grad(module(maps), [maps, *module.parameters()], grad)
+
+    return run
+
+
+def layer(block: nn.Module, size: tuple[int, int]) -> Callable[[], None]:
+    """The forward pass of the graph layer inside a block."""
+    grid = Grid([size])
+    return forward(block.conv, torch.randn(grid.num_nodes, block.conv.in_channels), grid)
+
+
+def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> dict:
+    channels, size = shape
+    maps = torch.randn(1, channels, *size).contiguous(memory_format=torch.channels_last)
+    blocks = {name: make(channels) for name, make in makers.items()}
+    passes = {
+        "forward": {name: forward(block, maps) for name, block in blocks.items()},
+        "layer": {name: layer(block, size) for name, block in blocks.items()},
+        "training step": {name: training_step(block, maps) for name, block in blocks.items()},
+    }
+    results: dict[str, dict] = {
+        name: {"multiply-adds": count_multiply_adds(block, *maps.shape).total}
+        for name, block in blocks.items()
+    }
+    for label, runs in passes.items():
+        for name, milliseconds in times(runs, rounds).items():
+            results[name][label] = {"ms": milliseconds, "MB": peak_memory(runs[name])}
+    return results
+
+
+def report(results: dict) -> str:
+    rows = []
+    for case, blocks in results.items():
+        rows.append([f"**{case}**", *[""] * 8])
+        baseline = blocks["Non-local"]
+        for name, block in blocks.items():
+            cells = [name, f"{block['multiply-adds'] / 1e9:.1f}"]
+            for label in ("forward", "training step"):
+                ratio = baseline[label]["ms"] / block[label]["ms"]
+                cells += [f"{block[label]['ms']:.0f}", f"{ratio:.1f}", f"{block[label]['MB']:.0f}"]
+            share = block["layer"]["ms"] / block["forward"]["ms"]
+            rows.append([*cells, f"{share:.0%}"])
+    header = ["", "multiply-adds, G", "forward, ms", "times faster", "MB"]
+    return table([*header, "training step, ms", "times faster", "MB", "layer"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/blocks.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    results = {name: measure(*case, args.rounds) for name, case in tqdm(CASES.items())}
+    print(report(results))
+    write(args.out, {"cases": results})
+
+
+if __name__ == "__main__":
+    main()
