@@ -36,8 +36,8 @@ class Neighborhood:
 
     Raises:
         TypeError: If ``pos`` is not float32 or float64.
-        ValueError: If ``pos`` is not of shape ``[N, K, P]``, if ``padding_mode`` is unknown or the
-            grids have different numbers of maps or axes.
+        ValueError: If ``pos`` is not of shape ``[N, K, P]``, if ``padding_mode`` is unknown, the
+            grids have different numbers of maps or axes, or there is no sender node.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class Neighborhood:
                 f"pos: expected shape [N, K, P] = [{receiver.num_nodes}, K, {grid.num_axes}], "
                 f"got {list(pos.shape)}"
             )
+        if grid.num_nodes == 0 and receiver.num_nodes > 0:
+            raise ValueError(f"grid: expected at least one sender node, got {grid}")
         if pos.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"pos: expected float32 or float64, got {pos.dtype}")
         self.grid = grid

@@ -26,6 +26,7 @@ from dyngraph.ops.primitives import (
     sum_rows,
     transpose_index,
 )
+from dyngraph.ops.softmax import softmax_over_samples
 
 
 @torch.library.custom_op("dyngraph::attention", mutates_args=())
@@ -65,7 +66,7 @@ def attention(
     for g, (query_g, key_g, value_g, out_g) in enumerate(blocks):
         corner_score = dot_rows(query_g, key_g, index.flatten(1)).view(weight.shape)
         score = (corner_score * weight).sum(dim=1) * scale
-        alpha[g] = _softmax(score if bias is None else score + bias[g])
+        alpha[g] = softmax_over_samples(score if bias is None else score + bias[g])
         sum_rows(out_g, index.flatten(1), [(_corner_alpha(alpha[g], weight), value_g)])
         if not recompute:
             saved[g] = corner_score
@@ -144,14 +145,6 @@ def attention_backward(
             terms = [(reorder(corner_alpha, order), grad_out_g)]
             sum_rows(block(grad_value, g), listener, terms, start)
     return grad_query, grad_key, grad_value, grad_weight, grad_bias
-
-
-def _softmax(score: Tensor) -> Tensor:
-    """PyTorch's softmax is several times slower on few samples."""
-    if score.numel() == 0:
-        return score
-    exp = (score - score.amax(dim=-1, keepdim=True)).exp_()
-    return exp.div_(exp.sum(dim=-1, keepdim=True))
 
 
 def _corner_alpha(alpha: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dyngraph import Grid, Neighborhood, ops
@@ -113,16 +113,6 @@ def test_groups(function, groups, backend):
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_backends_agree_in_float32(function):
-    near = make_case(2, dtype=torch.float32)
-    t = make_inputs(near.grid, near.receiver, 3)
-    got = run_with_gradients(function, t, near, 2, "torch")
-    want = run_with_gradients(function, t, near, 2, "pyg")
-    # float32: gradients of positions are differences of terms of size 10, each rounded by 1e-6.
-    torch.testing.assert_close(got, want, atol=5e-6, rtol=1.3e-6)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_non_contiguous_features(function, backend):
@@ -199,8 +189,9 @@ def test_maps_of_different_sizes_equal_each_alone(num_axes, backend):
         expected = ops.sampled_attention(
             t["query"][rows], t["key"][sent], t["value"][sent], alone, 2, backend=backend
         )
-        # The same terms in the same order.
-        torch.testing.assert_close(out[rows], expected, atol=0, rtol=0)
+        # The same terms in the same order, but the softmax of the last nodes, computed one by one,
+        # rounds another way.
+        torch.testing.assert_close(out[rows], expected, atol=1e-7, rtol=1e-6)
 
 
 # --- derivatives --------------------------------------------------------------------------------
@@ -374,19 +365,20 @@ def test_equal_samples_share_the_attention(backend):
 
 
 @st.composite
-def cases(draw):
+def cases(draw, dtype=torch.float64):
     num_axes = draw(st.integers(1, 3))
-    size = st.lists(st.integers(1, 4), min_size=num_axes, max_size=num_axes)
+    size = st.lists(st.integers(0, 4), min_size=num_axes, max_size=num_axes)
     sizes = draw(st.lists(st.tuples(size, size), min_size=1, max_size=3))
     sender, receiver = (Grid(list(part)) for part in zip(*sizes, strict=True))
+    assume(sender.num_nodes or not receiver.num_nodes)
     num_samples, groups = draw(st.integers(1, 5)), draw(st.integers(1, 3))
     reach = draw(st.sampled_from([0.0, 1.5, 6.0]))
-    pos = reference.random_positions(sender, num_samples, receiver, torch.float64, reach)
+    pos = reference.random_positions(sender, num_samples, receiver, dtype, reach)
+    if draw(st.booleans()):
+        pos = pos[:, :1].repeat(1, num_samples, 1)
     near = Neighborhood(sender, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
-    channels, value_channels = (groups * draw(st.integers(1, 3)) for _ in range(2))
-    t = make_inputs(
-        sender, receiver, num_samples, channels, value_channels, groups, dtype=torch.float64
-    )
+    channels, value_channels = (groups * draw(st.integers(1, 70)) for _ in range(2))
+    t = make_inputs(sender, receiver, num_samples, channels, value_channels, groups, dtype=dtype)
     return near, t, groups
 
 
@@ -398,6 +390,19 @@ def test_any_shapes_equal_the_reference(function, backend, case):
     got = run_with_gradients(function, t, near, groups, backend)
     want = run_with_gradients(function, t, near, groups, None)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@given(case=cases(dtype=torch.float32))
+def test_backends_agree_in_float32(function, case):
+    near, t, groups = case
+    got, want = (
+        sum(run_with_gradients(function, t, near, groups, backend), ())
+        for backend in ("torch", "pyg")
+    )
+    # Relative to the largest number of all: sums whose terms cancel have no relative error.
+    size = max((part.abs().max().item() for part in want if part.numel()), default=0.0)
+    torch.testing.assert_close(got, want, atol=1e-5 * size, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

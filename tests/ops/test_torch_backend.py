@@ -25,3 +25,15 @@ def test_shared_keys_are_sampled_once(monkeypatch, dtype):
     assert values[0] is None
     assert values[1] is not None
     assert torch.equal(shared, separate)
+
+
+def test_recomputed_scores_change_nothing():
+    grid = Grid([[3, 4]])
+    x = torch.randn(12, 4, requires_grad=True)
+    pos = reference.random_positions(grid, 2).requires_grad_()
+    results = []
+    for recompute in (False, True):
+        near = Neighborhood(grid, pos)
+        out = sampled_attention(x, x, x, near, groups=2, recompute=recompute)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (x, pos))])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

@@ -7,6 +7,7 @@ from torch_geometric.nn.inits import reset
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.ops import sampled_convolution, sampled_sum
+from dyngraph.ops.softmax import softmax_over_samples
 from dyngraph.samplers import DilatedSampler, Sampler, WalkSampler
 
 
@@ -117,12 +118,12 @@ class DynamicMessage(nn.Module):
         z = sampled_convolution(x, self.prediction, near, backend=self.backend)
         z = z.unflatten(1, (-1, near.num_samples))
         if not self.affinity:
-            return near, z.softmax(dim=-1), None
+            return near, softmax_over_samples(z), None
         if not self.filters:
-            affinity = z.softmax(dim=-1)
+            affinity = softmax_over_samples(z)
             return near, torch.ones_like(affinity), affinity
         logits = z[:, -2:-1] if self.legacy_affinity else z[:, -1:]
-        return near, z[:, :-1], logits.softmax(dim=-1)
+        return near, z[:, :-1], softmax_over_samples(logits)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, affinity={self.affinity}, filters={self.filters}"
