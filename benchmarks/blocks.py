@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import peak_memory, table, times, write
+from measure import bars, peak_memory, table, times, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -52,6 +52,11 @@ def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
     return run
 
 
+def forward_bf16(module: nn.Module, *inputs: object) -> Callable[[], None]:
+    run = forward(module, *inputs)
+    return torch.autocast("cpu", dtype=torch.bfloat16)(run)
+
+
 def training_step(module: nn.Module, maps: Tensor) -> Callable[[], None]:
     maps = maps.clone().requires_grad_()
     grad = torch.randn_like(module(maps))
@@ -75,6 +80,7 @@ def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> di
     blocks = {name: make(channels) for name, make in makers.items()}
     passes = {
         "forward": {name: forward(block, maps) for name, block in blocks.items()},
+        "forward, bf16": {name: forward_bf16(block, maps) for name, block in blocks.items()},
         "layer": {name: layer(block, size) for name, block in blocks.items()},
         "training step": {name: training_step(block, maps) for name, block in blocks.items()},
     }
@@ -91,17 +97,19 @@ def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> di
 def report(results: dict) -> str:
     rows = []
     for case, blocks in results.items():
-        rows.append([f"**{case}**", *[""] * 8])
+        rows.append([f"**{case}**", *[""] * 11])
         baseline = blocks["Non-local"]
         for name, block in blocks.items():
             cells = [name, f"{block['multiply-adds'] / 1e9:.1f}"]
-            for label in ("forward", "training step"):
+            for label in ("forward", "forward, bf16", "training step"):
                 ratio = baseline[label]["ms"] / block[label]["ms"]
                 cells += [f"{block[label]['ms']:.0f}", f"{ratio:.1f}", f"{block[label]['MB']:.0f}"]
             share = block["layer"]["ms"] / block["forward"]["ms"]
             rows.append([*cells, f"{share:.0%}"])
-    header = ["", "multiply-adds, G", "forward, ms", "times faster", "MB"]
-    return table([*header, "training step, ms", "times faster", "MB", "layer"], rows)
+    header = ["", "multiply-adds, G"]
+    for label in ("forward", "forward, bf16 autocast", "training step"):
+        header += [f"{label}, ms", "times faster", "MB"]
+    return table([*header, "layer"], rows)
 
 
 def main() -> None:
@@ -116,7 +124,7 @@ def main() -> None:
     torch.manual_seed(0)
     results = {name: measure(*case, args.rounds) for name, case in tqdm(CASES.items())}
     print(report(results))
-    write(args.out, {"cases": results})
+    write(args.out, {"cases": results}, bars(results, ["forward", "training step"]))
 
 
 if __name__ == "__main__":

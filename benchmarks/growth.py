@@ -93,10 +93,7 @@ def main() -> None:
     torch.manual_seed(0)
     curves = measure(args.rounds)
     print(report(curves))
-    write(args.out, {"curves": curves})
-    picture = args.out.with_suffix(".png")
-    draw(curves).savefig(picture, dpi=150)
-    print(picture)
+    write(args.out, {"curves": curves}, draw(curves))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile
 
 MILLI = 1e3
@@ -60,10 +61,33 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(path: Path, results: dict[str, Any]) -> None:
+def bars(cases: dict[str, dict[str, dict[str, Any]]], passes: list[str]) -> Figure:
+    """The milliseconds of every contender of every case, a panel a pass."""
+    labels = [f"{case}: {name}" for case, contenders in cases.items() for name in contenders]
+    colours = [f"C{number}" for number, contenders in enumerate(cases.values()) for _ in contenders]
+    height = 1.2 + 0.25 * len(labels)
+    figure = Figure((12, height), layout="constrained")
+    panels = figure.subplots(1, len(passes), sharey=True)
+    for axes, label in zip(panels, passes, strict=True):
+        values = [
+            contender[label]["ms"]
+            for contenders in cases.values()
+            for contender in contenders.values()
+        ]
+        axes.bar_label(axes.barh(labels, values, color=colours), fmt="%.0f", padding=3)
+        axes.set_xscale("log")
+        axes.margins(x=0.15)
+        axes.set_xlabel(f"{label}, ms")
+    panels[0].invert_yaxis()
+    return figure
+
+
+def write(path: Path, results: dict[str, Any], figure: Figure) -> None:
+    """Writes the results as JSON, with the machine, and a picture beside them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine()} | results, indent=2) + "\n")
-    print(f"\nWritten: {path}")
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    print(f"\n{path}\n{path.with_suffix('.png')}")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import peak_memory, table, times, write
+from measure import bars, peak_memory, table, times, write
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 from tqdm import tqdm
@@ -198,7 +198,7 @@ def main() -> None:
         torch.manual_seed(0)
         results[name] = measure(*CASES[name](), args.rounds)
     print(report(results))
-    write(args.out, {"cases": results})
+    write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
 
 
 if __name__ == "__main__":

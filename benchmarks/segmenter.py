@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import peak_memory, table, times, write
+from measure import bars, peak_memory, table, times, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -86,7 +86,8 @@ def main() -> None:
     ]
     header = ["", "multiply-adds, G", "forward, ms", "MB", "training step, ms", "MB"]
     print(table(header, rows))
-    write(args.out, {"backbone": args.backbone, "size": args.size, "models": results})
+    written = {"backbone": args.backbone, "size": args.size, "models": results}
+    write(args.out, written, bars({args.backbone: results}, list(passes)))
 
 
 if __name__ == "__main__":

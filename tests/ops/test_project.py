@@ -2,7 +2,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dyngraph.ops import project as module
 from dyngraph.ops.project import project
+
+
+@pytest.fixture(params=["small", "large"], autouse=True)
+def size(request, monkeypatch):
+    """Every test once as a matrix product and once, with two threads, as a convolution."""
+    threads = torch.get_num_threads()
+    if request.param == "large":
+        monkeypatch.setattr(module, "_LARGE", 0)
+        torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_it_is_a_convolution_where_that_is_fast(size, request, monkeypatch):
+    called = []
+    conv2d = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *args: called.append(args) or conv2d(*args))
+    project(*make())
+    assert bool(called) == ("large" in request.node.callspec.id)
 
 
 def make(num_nodes=7, channels=5, outputs=3, dtype=torch.float32):
