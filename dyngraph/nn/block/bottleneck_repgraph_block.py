@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dyngraph.grid import Grid
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
-from dyngraph.nn.block.fusion import Fusion
+from dyngraph.nn.block.fusion import Fusion, may_overwrite
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 from dyngraph.nn.node_linear import NodeLinear
 from dyngraph.ops.project import project
@@ -98,10 +98,14 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         self._init_norm()
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
-        reduced = F.relu(_linear_norm(x, self.lin_reduce, self.norm_reduce), inplace=True)
+        reduced = _relu(_linear_norm(x, self.lin_reduce, self.norm_reduce))
         y = _linear_norm(self.conv(reduced, grid), self.lin_expand, self.norm_expand)
         out = self.fusion(x, y)
-        return out if self.zero_init else F.relu(out, inplace=True)
+        return out if self.zero_init else _relu(out)
+
+
+def _relu(x: Tensor) -> Tensor:
+    return F.relu(x, inplace=may_overwrite(x))
 
 
 def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:

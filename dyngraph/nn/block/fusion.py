@@ -30,7 +30,17 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if self.mode == "concat":
             return torch.cat([x, y.to(x.dtype)], dim=1)
-        return y.add_(x) if y.dtype == x.dtype else y + x
+        return y.add_(x) if y.dtype == x.dtype and may_overwrite(y) else y + x
 
     def extra_repr(self) -> str:
         return self.mode
+
+
+def may_overwrite(x: Tensor) -> bool:
+    r"""Whether to work in place on a result of ours.
+
+    On a view, its gradient would be copied. A compiler reuses memory by itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return not (x.requires_grad and x._is_view())
