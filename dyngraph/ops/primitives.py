@@ -14,6 +14,7 @@ exporters see one opaque node each. None of them holds an ``[N, L, C]`` tensor.
 Indices are ``[N, L]``, int32 or int64, and are trusted to be in range.
 """
 
+import math
 import warnings
 
 import torch
@@ -24,8 +25,10 @@ from torch.utils.flop_counter import register_flop_formula
 # Elements of the temporary of `_dot_chunked`: 64 MB in float32.
 _CHUNK = 2**24
 
-# Bytes of a table that a CPU's cache holds. Wider tables are gathered in blocks of channels.
+# Tables that a CPU's cache does not hold, in bytes, are gathered in blocks of channels.
 _CACHE = 4 * 2**20
+_NARROWEST = 32
+_READS = 8
 
 
 @torch.library.custom_op("dyngraph::gather_dot", mutates_args=())
@@ -132,7 +135,7 @@ def sum_rows(
     if 0 in (out.numel(), index.numel(), tables[0].numel()):
         out.zero_()
         return
-    width = _block_width(tables[0])
+    width = _block_width(tables[0], reads=index.numel())
     parts = zip(out.split(width, 1), *(table.split(width, 1) for table in tables), strict=True)
     for part, *blocks in parts:
         sums = [
@@ -151,12 +154,15 @@ def reorder(weight: Tensor, order: Tensor) -> Tensor:
     return weight.flatten().index_select(0, order)
 
 
-def _block_width(table: Tensor) -> int:
-    """Channels of a block of the table that fits the cache, a multiple of 32."""
-    if table.device.type != "cpu":
-        return table.shape[1]
-    fitting = _CACHE // (len(table) * table.element_size())
-    return max(32, fitting // 32 * 32)
+def _block_width(table: Tensor, reads: int) -> int:
+    """Channels of the blocks that a table is gathered in, all of about the same width."""
+    num_rows, channels = table.shape
+    # Copying a block pays where each of its rows is read often.
+    if table.device.type != "cpu" or reads < _READS * num_rows:
+        return channels
+    fitting = max(_NARROWEST, _CACHE // (num_rows * table.element_size()))
+    num_blocks = math.ceil(channels / fitting)
+    return math.ceil(channels / num_blocks / _NARROWEST) * _NARROWEST
 
 
 @gather_dot.register_fake

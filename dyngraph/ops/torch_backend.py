@@ -60,6 +60,7 @@ def sampled_attention(
     recompute: bool,
 ) -> tuple[Tensor, Tensor]:
     own_value = None if value is key else value
+    recompute = recompute or not torch.is_grad_enabled()
     bias = None if bias is None else bias.transpose(0, 1)
     out, alpha, _ = attention(
         query, key, own_value, near.index, weight, bias, groups, scale, recompute

@@ -37,3 +37,22 @@ def test_recomputed_scores_change_nothing():
         out = sampled_attention(x, x, x, near, groups=2, recompute=recompute)
         results.append([out, *torch.autograd.grad(out.square().sum(), (x, pos))])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_without_gradients_no_scores_are_kept(monkeypatch):
+    kept = []
+    attention = torch_backend.attention
+
+    def spy(*args):
+        out = attention(*args)
+        kept.append(out[2].numel())
+        return out
+
+    monkeypatch.setattr(torch_backend, "attention", spy)
+    grid = Grid([[3, 4]])
+    near = Neighborhood(grid, reference.random_positions(grid, 2))
+    x = torch.randn(12, 4)
+    sampled_attention(x, x, x, near)
+    with torch.no_grad():
+        sampled_attention(x, x, x, near)
+    assert kept == [12 * 4 * 2, 0]
