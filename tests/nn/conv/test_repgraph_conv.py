@@ -119,7 +119,7 @@ def test_the_backend_of_the_layer_is_used(backend):
 
 def test_all_parameters_learn():
     grid = Grid([[4, 5]])
-    conv = RepGraphConv(4, 6, groups=2)
+    conv = RepGraphConv(4, 6, groups=2, spread=3.0)
     conv(torch.randn(20, 4), grid).square().sum().backward()
     without = {name for name, p in conv.named_parameters() if p.grad is None or not p.grad.any()}
     assert not without
