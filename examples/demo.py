@@ -49,7 +49,7 @@ CONTEXTS: dict[str, str | Callable[[int], nn.Module] | None] = {
     "RepGraph": "repgraph",
     "bottleneck RepGraph": "bottleneck_repgraph",
     # Rates that reach a node of the 16x32 map in every direction.
-    "DGMN": partial(DGMNBlock, rates=(1, 6, 12)),
+    "DGMN": partial(DGMNBlock, rates=(1, 12)),
 }
 SIZE = (64, 128)
 # Pixels on the road, where the objects stand.
@@ -137,7 +137,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=1_200, help="iterations (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1_500, help="iterations (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -19,10 +19,9 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 class OffsetLinear(Linear):
     r"""A linear layer that predicts K offsets of P coordinates, ``[N, C] -> [N, K, P]``.
 
-    Its weights start at zero and its biases spread out around the node: with equal biases all K
-    samples of a node would get the same gradient and never separate. Along each axis they are
-    random, one in each of K equal parts (a Latin hypercube), so that every distance is taken. It
-    computes in at least float32 under any autocast.
+    Its weights start at zero and its biases at random around the node: with equal biases
+    all K samples of a node would get the same gradient and never separate. It computes in at least
+    float32 under any autocast.
 
     Args:
         in_channels: C, or -1 to take it from the first input.
@@ -39,10 +38,7 @@ class OffsetLinear(Linear):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        with torch.no_grad():
-            part = torch.stack([torch.randperm(self.num_samples) for _ in range(self.num_axes)], 1)
-            share = (part + torch.rand(part.shape)) / self.num_samples
-            self.bias.copy_(self.spread * (2 * share - 1).flatten())
+        nn.init.uniform_(self.bias, -self.spread, self.spread)
         if not isinstance(self.weight, nn.UninitializedParameter):
             nn.init.zeros_(self.weight)
 
