@@ -8,12 +8,10 @@ channels_last. *Layer* is the share of the graph layer inside the block, with it
 queries, keys and values; the bottleneck block's layer has none, so there it is the sampling alone.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from measure import bars, peak_memory, table, times, write
+from measure import arguments, bars, forward, peak_memory, table, times, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -42,14 +40,6 @@ CASES: dict[str, tuple[tuple[int, tuple[int, int]], dict[str, Callable[[int], nn
         },
     ),
 }
-
-
-def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            module.eval()(*inputs)
-
-    return run
 
 
 def forward_bf16(module: nn.Module, *inputs: object) -> Callable[[], None]:
@@ -113,12 +103,7 @@ def report(results: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/blocks.json"))
+    parser = arguments(__doc__, "blocks", rounds=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

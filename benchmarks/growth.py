@@ -6,14 +6,12 @@ Layers with 64 channels, forward. Fits time ~ nodes^exponent over the larger hal
 draws the curves. Non-local stops where one run would take minutes.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from measure import peak_memory, table, times, write
+from measure import arguments, peak_memory, table, times, write
 from tqdm import tqdm
 
 from dyngraph import Grid
@@ -82,12 +80,7 @@ def report(curves: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/growth.json"))
+    parser = arguments(__doc__, "growth", rounds=5)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

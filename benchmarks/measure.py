@@ -1,5 +1,6 @@
 """Times and memory of contenders, side by side in one process."""
 
+import argparse
 import gc
 import json
 import os
@@ -12,10 +13,33 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 MILLI = 1e3
 MEGA = 1e6
+
+
+def arguments(description: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks of speed have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
+    add("--rounds", type=int, default=rounds, help="(%(default)s)")
+    add("--out", type=Path, default=Path(f"runs/benchmarks/{name}.json"), help="(%(default)s)")
+    return parser
+
+
+def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
+    """A forward pass in evaluation mode without gradients."""
+
+    def run() -> None:
+        with torch.no_grad():
+            module.eval()(*inputs)
+
+    return run
 
 
 def times(contenders: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:

@@ -7,13 +7,11 @@ gradients of all inputs, positions included. Prints median times, ratios to dyng
 memory held beyond the inputs. All contenders of a case are checked to compute the same first.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import bars, peak_memory, table, times, write
+from measure import arguments, bars, peak_memory, table, times, write
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 from tqdm import tqdm
@@ -184,13 +182,8 @@ def report(results: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")
+    parser = arguments(__doc__, "ops", rounds=5)
     parser.add_argument("--case", default="", help="only cases whose names contain this")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/ops.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {}

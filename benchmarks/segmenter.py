@@ -3,13 +3,11 @@
 python benchmarks/segmenter.py
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import bars, peak_memory, table, times, write
+from measure import arguments, bars, forward, peak_memory, table, times, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,14 +23,6 @@ CONTEXTS = {
 }
 
 
-def forward(model: nn.Module, image: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            model.eval()(image)
-
-    return run
-
-
 def training_step(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[], None]:
     def run() -> None:
         loss = F.cross_entropy(model.train()(image)["out"], label)
@@ -42,15 +32,10 @@ def training_step(model: nn.Module, image: Tensor, label: Tensor) -> Callable[[]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, "segmenter", rounds=3)
     add = parser.add_argument
     add("--backbone", default="resnet18", help="(%(default)s)")
     add("--size", type=int, nargs=2, default=(512, 1024), help="of the image (%(default)s)")
-    add("--threads", type=int, default=torch.get_num_threads())
-    add("--rounds", type=int, default=3, help="(%(default)s)")
-    add("--out", type=Path, default=Path("runs/benchmarks/segmenter.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ SCRIPTS = [
     path
     for folder in ("examples", "benchmarks")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if "argparse" in path.read_text(encoding="utf-8")
+    if "parse_args" in path.read_text(encoding="utf-8")
 ]
 
 
