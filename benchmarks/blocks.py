@@ -107,9 +107,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    results = {name: measure(*case, args.rounds) for name, case in tqdm(CASES.items())}
+    results = {}
+    for name, case in tqdm(CASES.items(), unit="case"):
+        results[name] = measure(*case, args.rounds)
+        write(args.out, {"cases": results}, bars(results, ["forward", "training step"]))
     print(report(results))
-    write(args.out, {"cases": results}, bars(results, ["forward", "training step"]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 MILLI = 1e3
 MEGA = 1e6
+TURN = 0.5
 
 
 def arguments(description: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
@@ -43,22 +44,34 @@ def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
 
 
 def times(contenders: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
-    """The median time of each contender in milliseconds, taken in turns after a warm-up."""
-    for run in contenders.values():
+    """The median time of each contender in milliseconds.
+
+    They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`: a short run
+    right after a long one of another contender would pay for the memory and caches that it lost.
+    """
+    repeats = {}
+    for name, run in contenders.items():
         run()
+        repeats[name] = max(1, int(TURN / _seconds(run)))
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
             gc.collect()
-            start = time.perf_counter()
-            run()
-            taken[name].append(MILLI * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in taken.items()}
+            taken[name] += [_seconds(run) for _ in range(repeats[name])]
+    return {name: MILLI * statistics.median(values) for name, values in taken.items()}
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def peak_memory(run: Callable[[], Any]) -> float:
-    """The most memory in MB that a run holds beyond what was there before, by PyTorch's count."""
-    run()
+    """The most memory in MB that a run holds beyond what was there before, by PyTorch's count.
+
+    The run should be warm: what it keeps for later runs counts too.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = peak = 0
@@ -111,7 +124,6 @@ def write(path: Path, results: dict[str, Any], figure: Figure) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine()} | results, indent=2) + "\n")
     figure.savefig(path.with_suffix(".png"), dpi=150)
-    print(f"\n{path}\n{path.with_suffix('.png')}")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -4,10 +4,14 @@
 
 Each case runs its contenders in turns in this process, forward and forward + backward with the
 gradients of all inputs, positions included. Prints median times, ratios to dyngraph's, and the most
-memory held beyond the inputs. All contenders of a case are checked to compute the same first.
+memory held beyond the inputs. All contenders of a case are checked to compute the same first. Each
+gets its inputs in the layout that it takes: those of PyTorch and torchvision channels first, as
+networks usually have them, and `grid_sample` also channels_last, where it is faster.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,94 +24,103 @@ from dyngraph import Grid, Neighborhood
 from dyngraph.ops import sampled_attention, sampled_convolution, sampled_sum
 
 OURS = "dyngraph"
-Contender = Callable[..., Tensor]
+
+
+class Contender(NamedTuple):
+    run: Callable[..., Tensor]
+    inputs: list[Tensor]
 
 
 def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
-    """All nodes' samples ``[C, N, K]`` by PyTorch's own interpolation."""
+    """All nodes' samples ``[C, N, K]`` of maps ``[C, N]`` by PyTorch's own interpolation."""
     height, width = size
     scale = pos.new_tensor([2 / (height - 1), 2 / (width - 1)])
-    maps = x.t().view(1, -1, height, width)
     places = (pos * scale - 1).flip(-1).unsqueeze(0)
-    return F.grid_sample(maps, places, align_corners=True)[0]
+    return F.grid_sample(x.view(1, -1, height, width), places, align_corners=True)[0]
 
 
 def unfold(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
     """All nodes' samples ``[C, N, K]`` by a deformable convolution that copies: DGMN's own way."""
-    (height, width), channels, taps = size, x.shape[1], pos.shape[1]
-    grid = Grid([size])
-    kernel = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
-    offset = pos - grid.pos.unsqueeze(1) - kernel
-    offset = offset.view(height, width, -1).permute(2, 0, 1).unsqueeze(0)
+    channels, taps = len(x), pos.shape[1]
     copies = torch.eye(taps).view(taps, 1, 3, 3).repeat(channels, 1, 1, 1)
-    maps = x.t().view(1, channels, height, width)
-    return deform_conv2d(maps, offset, copies, padding=1).view(channels, taps, -1).transpose(1, 2)
+    maps = x.view(1, channels, *size)
+    samples = deform_conv2d(maps, offsets(pos, size), copies, padding=1)
+    return samples.view(channels, taps, -1).transpose(1, 2)
 
 
-def attention_case(size: tuple[int, int], channels: int, samples: int, groups: int):
-    def attend(sample: Callable) -> Contender:
-        def run(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-            keys, values = (sample(x, pos, size).unflatten(0, (groups, -1)) for x in (key, value))
-            queries = query.unflatten(1, (groups, -1))
-            alpha = torch.einsum("ngc,gcnk->gnk", queries, keys).softmax(dim=-1)
-            return torch.einsum("gnk,gcnk->ngc", alpha, values).flatten(1)
+def offsets(pos: Tensor, size: tuple[int, int]) -> Tensor:
+    """How far samples are from the taps of a 3x3 convolution, as `deform_conv2d` takes them."""
+    taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
+    offset = (pos - Grid([size]).pos.unsqueeze(1) - taps).view(*size, -1)
+    return offset.permute(2, 0, 1).unsqueeze(0)
 
-        return run
 
-    def dyngraph(backend: str) -> Contender:
-        def run(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-            near = Neighborhood(Grid([size]), pos)
-            return sampled_attention(query, key, value, near, groups, backend=backend)
+def channels_first(run: Callable[..., Tensor], inputs: list[Tensor]) -> Contender:
+    """For runs on ``[C, N]``, the usual layout, from inputs ``[N, C]``."""
+    return Contender(run, [x.t().contiguous() if x.dim() == 2 else x for x in inputs])
 
-        return run
+
+def channels_last(run: Callable[..., Tensor], inputs: list[Tensor]) -> Contender:
+    """For runs on ``[C, N]`` that is a view of ``[N, C]``."""
+    return Contender(lambda *xs: run(*(x.t() if x.dim() == 2 else x for x in xs)), inputs)
+
+
+def attention_case(
+    size: tuple[int, int], channels: int, samples: int, groups: int
+) -> dict[str, Contender]:
+    def attend(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
+        keys, values = (grid_sample(x, pos, size).unflatten(0, (groups, -1)) for x in (key, value))
+        queries = query.unflatten(0, (groups, -1))
+        alpha = torch.einsum("gcn,gcnk->gnk", queries, keys).softmax(dim=-1)
+        return torch.einsum("gnk,gcnk->gcn", alpha, values).flatten(0, 1).t()
+
+    def dyngraph(query: Tensor, key: Tensor, value: Tensor, pos: Tensor, backend: str) -> Tensor:
+        near = Neighborhood(Grid([size]), pos)
+        return sampled_attention(query, key, value, near, groups, backend=backend)
 
     nodes = size[0] * size[1]
     pos = Grid([size]).pos.unsqueeze(1) + 8 * torch.randn(nodes, samples, 2)
     inputs = [0.1 * torch.randn(nodes, channels) for _ in range(3)] + [pos]
-    return inputs, {
-        OURS: dyngraph("torch"),
-        "grid_sample": attend(grid_sample),
-        "materialised edges (PyG)": dyngraph("pyg"),
+    return {
+        OURS: Contender(partial(dyngraph, backend="torch"), inputs),
+        "grid_sample": channels_first(attend, inputs),
+        "grid_sample, channels_last": channels_last(attend, inputs),
+        "materialised edges (PyG)": Contender(partial(dyngraph, backend="pyg"), inputs),
     }
 
 
-def message_case(size: tuple[int, int], channels: int, groups: int):
-    def weigh(sample: Callable) -> Contender:
-        def run(weight: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-            values = sample(value, pos, size).unflatten(0, (groups, -1))
-            return torch.einsum("ngk,gcnk->ngc", weight, values).flatten(1)
-
-        return run
+def message_case(size: tuple[int, int], channels: int, groups: int) -> dict[str, Contender]:
+    def weigh(weight: Tensor, value: Tensor, pos: Tensor, sample: Callable) -> Tensor:
+        values = sample(value, pos, size).unflatten(0, (groups, -1))
+        return torch.einsum("ngk,gcnk->gcn", weight, values).flatten(0, 1).t()
 
     def dyngraph(weight: Tensor, value: Tensor, pos: Tensor) -> Tensor:
         return sampled_sum(weight, value, Neighborhood(Grid([size]), pos), backend="torch")
 
     nodes = size[0] * size[1]
     inputs = [torch.randn(nodes, groups, 9), torch.randn(nodes, channels), walks(size)]
-    return inputs, {
-        OURS: dyngraph,
-        "grid_sample": weigh(grid_sample),
-        "unfold by deform_conv2d": weigh(unfold),
+    return {
+        OURS: Contender(dyngraph, inputs),
+        "grid_sample": channels_first(partial(weigh, sample=grid_sample), inputs),
+        "grid_sample, channels_last": channels_last(partial(weigh, sample=grid_sample), inputs),
+        "unfold by deform_conv2d": channels_first(partial(weigh, sample=unfold), inputs),
     }
 
 
-def prediction_case(size: tuple[int, int], channels: int, outputs: int):
+def prediction_case(size: tuple[int, int], channels: int, outputs: int) -> dict[str, Contender]:
     def deformable(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
-        height, width = size
-        kernel = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
-        offset = (pos - Grid([size]).pos.unsqueeze(1) - kernel).view(height, width, -1)
-        maps = x.t().view(1, channels, height, width)
-        weight = filters.unflatten(2, (3, 3))
-        out = deform_conv2d(maps, offset.permute(2, 0, 1).unsqueeze(0), weight, padding=1)
-        return out[0].flatten(1).t()
+        maps, weight = x.view(1, channels, *size), filters.unflatten(2, (3, 3))
+        return deform_conv2d(maps, offsets(pos, size), weight, padding=1)[0].flatten(1).t()
 
     def dyngraph(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
         return sampled_convolution(x, filters, Neighborhood(Grid([size]), pos), backend="torch")
 
-    nodes = size[0] * size[1]
     filters = torch.randn(outputs, channels, 9) / (9 * channels) ** 0.5
-    inputs = [torch.randn(nodes, channels), filters, walks(size)]
-    return inputs, {OURS: dyngraph, "deform_conv2d": deformable}
+    inputs = [torch.randn(size[0] * size[1], channels), filters, walks(size)]
+    return {
+        OURS: Contender(dyngraph, inputs),
+        "deform_conv2d": channels_first(deformable, inputs),
+    }
 
 
 def walks(size: tuple[int, int]) -> Tensor:
@@ -117,14 +130,14 @@ def walks(size: tuple[int, int]) -> Tensor:
     return pos + torch.randn_like(pos)
 
 
-def nonlocal_case(size: tuple[int, int], channels: int, samples: int):
+def nonlocal_case(size: tuple[int, int], channels: int, samples: int) -> dict[str, Contender]:
     """Not the same function: all nodes against the samples."""
 
     def full(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
 
-    inputs, contenders = attention_case(size, channels, samples, 1)
-    return inputs, {OURS: contenders[OURS], "Non-local (SDPA, all nodes)": full}
+    ours = attention_case(size, channels, samples, 1)[OURS]
+    return {OURS: ours, "Non-local (SDPA, all nodes)": Contender(full, ours.inputs)}
 
 
 CASES = {
@@ -133,34 +146,33 @@ CASES = {
     "attention, 65x65, C 256, K 9": lambda: attention_case((65, 65), 256, 9, 1),
     "DGMN message, 97x97, C 512, 4 groups": lambda: message_case((97, 97), 512, 4),
     "DGMN prediction, 97x97, C 512 to 45": lambda: prediction_case((97, 97), 512, 45),
-    "DGMN prediction, 128x256, C 256 to 45": lambda: prediction_case((128, 256), 256, 45),
     "attention against all nodes, 128x256, C 256": lambda: nonlocal_case((128, 256), 256, 9),
 }
 
 
-def measure(inputs: list[Tensor], contenders: dict[str, Contender], rounds: int) -> dict:
+def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, dict]:
     with torch.no_grad():
-        expected = contenders[OURS](*inputs)
-        for name, run in contenders.items():
+        expected = contenders[OURS].run(*contenders[OURS].inputs)
+        for name, (run, inputs) in contenders.items():
             if "all nodes" not in name:
                 torch.testing.assert_close(run(*inputs), expected, rtol=1e-3, atol=1e-3)
     grad = torch.randn_like(expected)
-    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
 
-    def forward(run: Contender) -> Callable[[], None]:
+    def forward(contender: Contender) -> Callable[[], None]:
         def call() -> None:
             with torch.no_grad():
-                run(*inputs)
+                contender.run(*contender.inputs)
 
         return call
 
-    def training(run: Contender) -> Callable[[], None]:
-        return lambda: torch.autograd.grad(run(*leaves), leaves, grad, allow_unused=True)
+    def training(contender: Contender) -> Callable[[], None]:
+        leaves = [tensor.clone().requires_grad_() for tensor in contender.inputs]
+        return lambda: torch.autograd.grad(contender.run(*leaves), leaves, grad, allow_unused=True)
 
     passes = {"forward": forward, "forward + backward": training}
     results: dict[str, dict] = {name: {} for name in contenders}
     for label, make in passes.items():
-        runs = {name: make(run) for name, run in contenders.items()}
+        runs = {name: make(contender) for name, contender in contenders.items()}
         for name, milliseconds in times(runs, rounds).items():
             results[name][label] = {"ms": milliseconds, "MB": peak_memory(runs[name])}
     return results
@@ -182,16 +194,16 @@ def report(results: dict) -> str:
 
 
 def main() -> None:
-    parser = arguments(__doc__, "ops", rounds=5)
+    parser = arguments(__doc__, "ops", rounds=3)
     parser.add_argument("--case", default="", help="only cases whose names contain this")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {}
     for name in tqdm([name for name in CASES if args.case in name], unit="case"):
         torch.manual_seed(0)
-        results[name] = measure(*CASES[name](), args.rounds)
+        results[name] = measure(CASES[name](), args.rounds)
+        write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
     print(report(results))
-    write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
 
 
 if __name__ == "__main__":

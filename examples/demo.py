@@ -1,7 +1,7 @@
 """Trains segmenters with and without context on generated street scenes, and compares them.
 
-Half of the class of an object on the road is its own shape; the other half is the texture of the
-sky far above it. A network whose receptive field is 47 pixels wide can only guess that half.
+Half of the class of an object on the road is its own shape; the other half is what stands far above
+it, a fence or a wall. A network whose receptive field is 47 pixels wide can only guess that half.
 
     python examples/demo.py
 
@@ -137,7 +137,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=1_500, help="iterations (%(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="iterations (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -22,14 +22,14 @@ from dyngraph.data.seed import derive_seed
 OBJECT_CLASSES: tuple[int, ...] = (13, 14, 15, 16)
 """The train ids of the objects on the road: car, truck, bus and train.
 
-Class ``2 * texture + shape``: cars and trucks stand under vertical stripes, buses and trains under
-horizontal ones; cars and buses are tall boxes, trucks and trains are wide ones.
+Class ``2 * texture + shape``: cars and trucks stand below a fence, buses and trains below a wall;
+cars and buses are tall boxes, trucks and trains are wide ones.
 """
 
 MARKER = "scenes.json"
 
 # The look of the scenes; a finished set of another version is not taken for one of this.
-_VERSION = 1
+_VERSION = 2
 _MAX_SCENES = 1_000_000
 
 # Rows of a scene of 64 units: the end of the strip, and where the street's parts begin.
@@ -45,6 +45,7 @@ _AMPLITUDE = 30.0
 _NOISE = 10.0
 
 _IDS = {c.name: c.id for c in Cityscapes.classes}
+_TEXTURE_IDS = (_IDS["fence"], _IDS["wall"])
 
 
 class Scene(NamedTuple):
@@ -65,9 +66,10 @@ def generate_scenes(
     r"""Writes street scenes in the files of Cityscapes, for networks that relate distant places.
 
     Half of the class of an object on the road is its shape, which a local network can see. The
-    other half is the texture of a strip of sky at the top of the image, more than 30 pixels above
-    any object: a network whose receptive field is smaller can only guess it. See
-    :obj:`OBJECT_CLASSES`.
+    other half is what stands at the top of the image, more than 30 pixels above any object: a fence
+    (vertical stripes) or a wall (horizontal ones). Its own labels teach a network to tell them
+    apart, but one whose receptive field is smaller than the distance can only guess what they
+    mean for the objects. See :obj:`OBJECT_CLASSES`.
 
     A scene is a function of the seed, its split and its number. A call for a set that is already
     there returns at once, and one for an interrupted set completes it.
@@ -80,11 +82,10 @@ def generate_scenes(
             pixels.
         seed: The seed of the set.
         cue: Whether the texture tells the class. False, the control: textures are drawn anew, and
-            all else stays pixel for pixel the same.
-        panels: Whether each object has a cue of its own: four objects, each under a panel of the
-            strip in the object's colour. Two panels have one texture and two the other, so that
-            what the strip looks like as a whole says nothing; a network has to look at the right
-            panel.
+            all below them stays pixel for pixel the same.
+        panels: Whether each object has a cue of its own: four objects, each under a panel of fence
+            or wall in the object's colour. Two panels have one texture and two the other, so that
+            what they look like as a whole says nothing; a network has to look at the right panel.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -204,7 +205,7 @@ def _draw(
     textures: np.ndarray,
     drawn_textures: np.ndarray,
 ) -> Scene:
-    """A scene whose objects have the classes of ``textures``, under a sky of ``drawn_textures``.
+    """A scene whose objects have the classes of ``textures``, under a strip of ``drawn_textures``.
 
     One texture for the strip and all objects, or several, a panel of the strip and an object each.
     """
@@ -299,6 +300,7 @@ def _draw_stripes(
     wave = np.where((place + phases[texture]) % period < period // 2, 1.0, -1.0)
     stripes = np.broadcast_to(wave, (strip, right - left))[..., None]
     canvas.image[:strip, left:right] += _AMPLITUDE * stripes
+    canvas.ids[:strip, left:right] = _TEXTURE_IDS[texture]
 
 
 def _draw_buildings(canvas: _Canvas) -> None:
@@ -315,7 +317,7 @@ def _draw_buildings(canvas: _Canvas) -> None:
 
 def _draw_windows(canvas: _Canvas, top: int, bottom: int, left: int, right: int) -> None:
     colour = canvas.colour(20, 80) if canvas.rng.random() < 0.6 else canvas.colour(170, 230)
-    # Periods like that of the strip: a stripe alone is no sign of the sky's texture.
+    # Periods like that of the strip: a stripe alone is no sign of its texture.
     periods, lengths = canvas.pixels(4, 7), canvas.pixels(2, 3)
     for row in range(top, bottom - lengths + 1, periods):
         for column in range(max(left, 0), right - lengths + 1, periods):

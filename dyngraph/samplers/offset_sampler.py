@@ -19,9 +19,10 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 class OffsetLinear(Linear):
     r"""A linear layer that predicts K offsets of P coordinates, ``[N, C] -> [N, K, P]``.
 
-    Its weights start at zero and its biases at random around the node: with equal biases
-    all K samples of a node would get the same gradient and never separate. It computes in at least
-    float32 under any autocast.
+    Its weights start at zero and its biases at random around the node, as a Latin hypercube: of K
+    equal parts of the range, each has one sample along each axis. With equal biases all K samples
+    of a node would get the same gradient and never separate. It computes in at least float32 under
+    any autocast.
 
     Args:
         in_channels: C, or -1 to take it from the first input.
@@ -38,7 +39,11 @@ class OffsetLinear(Linear):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.uniform_(self.bias, -self.spread, self.spread)
+        size, device = (self.num_samples, self.num_axes), self.bias.device
+        part = torch.rand(size, device=device).argsort(dim=0)
+        place = (part + torch.rand(size, device=device)) / self.num_samples
+        with torch.no_grad():
+            self.bias.copy_(self.spread * (2 * place - 1).flatten())
         if not isinstance(self.weight, nn.UninitializedParameter):
             nn.init.zeros_(self.weight)
 

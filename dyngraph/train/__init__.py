@@ -7,6 +7,13 @@ except ImportError as error:
 
 from dyngraph.train.data_module import CityscapesDataModule
 from dyngraph.train.fit import fit
+from dyngraph.train.parameters import parameter_groups
 from dyngraph.train.task import SegmentationTask, segmentation_loss
 
-__all__ = ["CityscapesDataModule", "SegmentationTask", "fit", "segmentation_loss"]
+__all__ = [
+    "CityscapesDataModule",
+    "SegmentationTask",
+    "fit",
+    "parameter_groups",
+    "segmentation_loss",
+]

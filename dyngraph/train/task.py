@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dyngraph.data.labels import IGNORE
 from dyngraph.evaluate.segmentation import mean_iou, pixel_accuracy
+from dyngraph.train.parameters import parameter_groups
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -26,7 +27,7 @@ class SegmentationTask(lightning.LightningModule):
         num_classes: C.
         lr: The learning rate η at the start.
         momentum: That of the optimiser.
-        weight_decay: That of the optimiser.
+        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         aux_weight: The weight of the auxiliary loss.
         object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
         seed: What all randomness is derived from.
@@ -85,9 +86,8 @@ class SegmentationTask(lightning.LightningModule):
         self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.SGD(
-            self.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay
-        )
+        parameters = parameter_groups(self.model, self.weight_decay)
+        optimizer = torch.optim.SGD(parameters, self.lr, self.momentum)
         schedule = torch.optim.lr_scheduler.PolynomialLR(
             optimizer, total_iters=int(self.trainer.estimated_stepping_batches), power=0.9
         )

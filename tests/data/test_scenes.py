@@ -20,6 +20,8 @@ from dyngraph.data.scenes import draw_scene
 
 SIZE = (64, 128)
 STRIP = 12
+# Fence and wall, for vertical and horizontal stripes.
+STRIP_IDS = (13, 12)
 
 
 def files(root):
@@ -254,16 +256,19 @@ def test_objects_stand_on_the_road_far_below_the_strip(size):
 
 
 @pytest.mark.parametrize("size", [(64, 128), (128, 256)])
-def test_the_strip_is_sky_from_side_to_side(size):
+@pytest.mark.parametrize("texture", [0, 1])
+def test_the_strip_is_labelled_by_its_texture_from_side_to_side(size, texture):
     for seed in range(20):
-        assert (draw(seed, size).ids[: STRIP * size[0] // 64] == 23).all()
+        ids = draw(seed, size, drawn_texture=texture).ids
+        assert (ids[: STRIP * size[0] // 64] == STRIP_IDS[texture]).all()
+        assert not np.isin(ids[STRIP * size[0] // 64 :], STRIP_IDS).any()
 
 
 def test_scenes_hold_street_classes_and_ignored_pixels():
     ids = [draw(seed).ids for seed in range(20)]
     for scene in ids:
         assert (scene[-2:] == 1).all()
-        assert {0, 1, 7, 8, 11, 21, 23} <= set(np.unique(scene).tolist())
+        assert {0, 1, 7, 8, 11, 13, 21, 23} <= set(np.unique(scene).tolist())
     assert {17, 20, 24} <= set(np.unique(ids).tolist())
 
 
@@ -295,7 +300,7 @@ def test_pixels_do_not_tell_the_classes_but_by_the_strip():
 def test_the_texture_changes_nothing_below_the_strip():
     for seed in range(10):
         first, other = draw(seed, drawn_texture=0), draw(seed, drawn_texture=1)
-        assert np.array_equal(first.ids, other.ids)
+        assert np.array_equal(first.ids[STRIP:], other.ids[STRIP:])
         assert np.array_equal(first.image[STRIP:], other.image[STRIP:])
         assert not np.array_equal(first.image[:STRIP], other.image[:STRIP])
 
@@ -305,12 +310,13 @@ def test_cue_tells_the_class_and_the_control_does_not():
     count = 200
     for number in range(count):
         pair = {cue: draw_scene(0, "train", number, SIZE, cue, False) for cue in (True, False)}
-        assert np.array_equal(pair[True].ids, pair[False].ids)
+        assert np.array_equal(pair[True].ids[STRIP:], pair[False].ids[STRIP:])
         assert np.array_equal(pair[True].image[STRIP:], pair[False].image[STRIP:])
         differ += not np.array_equal(pair[True].image, pair[False].image)
         for cue, (image, ids) in pair.items():
             under = {OBJECT_CLASSES.index(k) // 2 for k, _ in objects(ids)}
             assert len(under) == 1
+            assert (ids[:STRIP] == STRIP_IDS[drawn_texture(image)]).all()
             agreement[cue] += under == {drawn_texture(image)}
         textures += drawn_texture(pair[True].image)
     assert agreement[True] == count
@@ -336,6 +342,8 @@ def test_each_panel_tells_the_class_of_the_object_below_it(size):
             image, ids = draw_scene(0, "train", number, size, cue, panels=True)
             strip = np.split(image[: STRIP * size[0] // 64], 4, axis=1)
             drawn = [drawn_texture(panel, len(panel)) for panel in strip]
+            labels = np.split(ids[: STRIP * size[0] // 64], 4, axis=1)
+            assert all((a == STRIP_IDS[b]).all() for a, b in zip(labels, drawn, strict=True))
             colours = np.stack([panel.mean((0, 1)) for panel in strip])
             found = sorted(objects(ids), key=lambda item: item[1][2])
             for panel, (number_, (top, _, left, right)) in enumerate(found):
@@ -353,7 +361,7 @@ def test_each_panel_tells_the_class_of_the_object_below_it(size):
 def test_the_control_of_panels_differs_in_the_strip_alone():
     for number in range(10):
         scene, control = (draw_scene(0, "val", number, SIZE, cue, True) for cue in (True, False))
-        assert np.array_equal(scene.ids, control.ids)
+        assert np.array_equal(scene.ids[STRIP:], control.ids[STRIP:])
         assert np.array_equal(scene.image[STRIP:], control.image[STRIP:])
 
 

@@ -132,8 +132,9 @@ def test_a_run(scenes, tmp_path):
     rows = logged(tmp_path / "csv")
     assert [step for step, _ in losses(tmp_path / "csv")] == list(range(7))
     assert all(0 < loss < 20 for _, loss in losses(tmp_path / "csv"))
-    rates = [float(row["lr-SGD"]) for row in rows if row["lr-SGD"]]
-    assert rates == pytest.approx([0.1 * (1 - t / 7) ** 0.9 for t in range(7)])
+    for column in ("lr-SGD/pg1", "lr-SGD/pg2"):
+        rates = [float(row[column]) for row in rows if row[column]]
+        assert rates == pytest.approx([0.1 * (1 - t / 7) ** 0.9 for t in range(7)])
     validated = [int(row["step"]) for row in rows if row["miou"]]
     assert validated[:2] == [2, 5]
     assert any((tmp_path / "tensorboard").iterdir())

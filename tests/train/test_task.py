@@ -81,11 +81,13 @@ def test_the_optimiser_and_its_schedule(options):
     trainer.fit(task, batches)
     (optimizer,) = trainer.optimizers
     assert type(optimizer) is torch.optim.SGD
-    (group,) = optimizer.param_groups
+    decayed, kept = optimizer.param_groups
     settings = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4} | options
     lr = settings.pop("lr")
     settings |= {"nesterov": False, "dampening": 0}
-    assert {name: group[name] for name in settings} == settings
-    assert len(group["params"]) == 1
+    assert {name: decayed[name] for name in settings} == settings
+    settings["weight_decay"] = 0
+    assert {name: kept[name] for name in settings} == settings
+    assert len(decayed["params"] + kept["params"]) == 1
     # The schedule multiplies step by step, rounding each time.
     assert rates == pytest.approx([lr * (1 - t / 10) ** 0.9 for t in range(10)], rel=1e-12)
