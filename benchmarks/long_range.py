@@ -41,7 +41,7 @@ SIZE = (96, 96)
 BATCH = 8
 CHANNELS = 64
 NUM_CLASSES = 19
-# The strip is 17 to 23 nodes above the objects, in maps of 24x24 nodes. Samples start all over them,
+# The strip is 17 to 23 nodes above the objects, in maps of 24x24 nodes. Samples start all over,
 # as many as two of DGMN's rates have: of nine, none is on the strip with some seeds.
 OFFSETS = {"num_samples": 18, "spread": 24.0}
 RATES = (1, 6, 18)
