@@ -31,7 +31,13 @@ from dyngraph.data import (
 )
 from dyngraph.evaluate import count_multiply_adds
 from dyngraph.models import segmenter
-from dyngraph.nn import DGMNBlock, DGMNConv, NonLocalConv
+from dyngraph.nn import (
+    BottleneckRepGraphBlock,
+    DGMNBlock,
+    DGMNConv,
+    NonLocalConv,
+    RepGraphBlock,
+)
 from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
 from dyngraph.viz import (
     capture_input,
@@ -46,8 +52,9 @@ from dyngraph.viz import (
 CONTEXTS: dict[str, str | Callable[[int], nn.Module] | None] = {
     "FCN": None,
     "Non-local": "nonlocal",
-    "RepGraph": "repgraph",
-    "bottleneck RepGraph": "bottleneck_repgraph",
+    # As many samples as DGMN has.
+    "RepGraph": partial(RepGraphBlock, num_samples=18),
+    "bottleneck RepGraph": partial(BottleneckRepGraphBlock, num_samples=18),
     # Rates that reach a node of the 16x32 map in every direction.
     "DGMN": partial(DGMNBlock, rates=(1, 12)),
 }
@@ -137,8 +144,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
-    parser.add_argument("--steps", type=int, default=800, help="iterations (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--steps", type=int, default=1_000, help="iterations (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
