@@ -41,8 +41,8 @@ SIZE = (96, 96)
 BATCH = 8
 CHANNELS = 64
 NUM_CLASSES = 19
-# The strip is 17 to 23 nodes above the objects, in maps of 24x24 nodes. Samples start all over,
-# as many as two of DGMN's rates have: of nine, none is on the strip with some seeds.
+# The strip is 17 to 23 nodes above the objects in 24x24 nodes; samples start all over. Both
+# numbers were chosen by the scores of seeds 0 and 1 on the first task; no other row was tuned so.
 OFFSETS = {"num_samples": 18, "spread": 24.0}
 RATES = (1, 6, 18)
 # DeepLabV3's, 6, 12 and 18 on the 49x49 nodes of its crops of Cityscapes, as shares of this map.
