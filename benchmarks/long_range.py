@@ -42,7 +42,10 @@ BATCH = 8
 CHANNELS = 64
 NUM_CLASSES = 19
 # The strip is 17 to 23 nodes above the objects in 24x24 nodes; samples start all over. Both
-# numbers were chosen by the scores of seeds 0 and 1 on the first task; no other row was tuned so.
+# numbers were chosen by the first task's scores; no other row was tuned so. They were scores of
+# other scenes (generate_scenes' seed 0) and of networks of the seeds 0 to 2.
+SCENES_SEED = 1
+NETWORK_SEEDS = (3, 4, 5)
 OFFSETS = {"num_samples": 18, "spread": 24.0}
 RATES = (1, 6, 18)
 # DeepLabV3's, 6, 12 and 18 on the 49x49 nodes of its crops of Cityscapes, as shares of this map.
@@ -128,13 +131,14 @@ def run_path(out: Path, task: str, name: str, seed: int, steps: int) -> Path:
     return out / f"{task}, {name}, seed {seed}, {steps} iterations.json"
 
 
-def print_table(out: Path, seeds: int, steps: int) -> None:
-    print(f"\n| object IoU, {seeds} seeds | {' | '.join(TASKS)} | parameters | multiply-adds |")
+def print_table(out: Path, seeds: list[int], steps: int) -> None:
+    columns = [f"object IoU, seeds {', '.join(map(str, seeds))}", *TASKS, "parameters"]
+    print(f"\n| {' | '.join(columns)} | multiply-adds |")
     print(f"|---|{'---:|' * (len(TASKS) + 2)}")
     for name in CONTENDERS:
         cells = []
         for task in TASKS:
-            paths = [run_path(out, task, name, seed, steps) for seed in range(seeds)]
+            paths = [run_path(out, task, name, seed, steps) for seed in seeds]
             scores = [json.loads(path.read_text())["object IoU"] for path in paths]
             mean = statistics.mean(scores)
             cells.append(f"{mean:.3f} ({min(scores):.3f} to {max(scores):.3f})")
@@ -150,15 +154,17 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/long_range"), help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=1_000, help="iterations (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="(%(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=NETWORK_SEEDS, help="of networks (%(default)s)"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(%(default)s)")
     args = parser.parse_args()
 
     for task, parameters in TASKS.items():
-        generate_scenes(args.out / "scenes" / task, size=SIZE, **parameters)
+        generate_scenes(args.out / "scenes" / task, size=SIZE, seed=SCENES_SEED, **parameters)
     runs = [
         (task, name, seed)
-        for seed in range(args.seeds)
+        for seed in args.seeds
         for task in TASKS
         for name in CONTENDERS
         if not run_path(args.out, task, name, seed, args.steps).exists()

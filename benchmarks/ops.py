@@ -4,9 +4,11 @@
 
 Each case runs its contenders in turns in this process, forward and forward + backward with the
 gradients of all inputs, positions included. Prints median times, ratios to dyngraph's, and the most
-memory held beyond the inputs. All contenders of a case are checked to compute the same first. Each
-gets its inputs in the layout that it takes: those of PyTorch and torchvision channels first, as
-networks usually have them, and `grid_sample` also channels_last, where it is faster.
+memory held beyond the inputs. All contenders of a case are checked to compute the same first, but
+for attention to all nodes, and for the prediction's matrix product without sampling, which shows
+the limit. Each gets its inputs in the layout that it takes: those of PyTorch and torchvision
+channels first, as networks usually have them, and `grid_sample` also channels_last, where it is
+faster.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import sampled_attention, sampled_convolution, sampled_sum
+from dyngraph.ops.project import project
 
 OURS = "dyngraph"
 
@@ -29,6 +32,7 @@ OURS = "dyngraph"
 class Contender(NamedTuple):
     run: Callable[..., Tensor]
     inputs: list[Tensor]
+    same_function: bool = True
 
 
 def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
@@ -115,11 +119,15 @@ def prediction_case(size: tuple[int, int], channels: int, outputs: int) -> dict[
     def dyngraph(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
         return sampled_convolution(x, filters, Neighborhood(Grid([size]), pos), backend="torch")
 
+    def product(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
+        return project(x, filters.permute(2, 0, 1).flatten(0, 1))
+
     filters = torch.randn(outputs, channels, 9) / (9 * channels) ** 0.5
     inputs = [torch.randn(size[0] * size[1], channels), filters, walks(size)]
     return {
         OURS: Contender(dyngraph, inputs),
         "deform_conv2d": channels_first(deformable, inputs),
+        "its matrix product alone": Contender(product, inputs, same_function=False),
     }
 
 
@@ -137,7 +145,7 @@ def nonlocal_case(size: tuple[int, int], channels: int, samples: int) -> dict[st
         return F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
 
     ours = attention_case(size, channels, samples, 1)[OURS]
-    return {OURS: ours, "Non-local (SDPA, all nodes)": Contender(full, ours.inputs)}
+    return {OURS: ours, "Non-local (SDPA, all nodes)": Contender(full, ours.inputs, False)}
 
 
 CASES = {
@@ -153,10 +161,9 @@ CASES = {
 def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, dict]:
     with torch.no_grad():
         expected = contenders[OURS].run(*contenders[OURS].inputs)
-        for name, (run, inputs) in contenders.items():
-            if "all nodes" not in name:
+        for run, inputs, same_function in contenders.values():
+            if same_function:
                 torch.testing.assert_close(run(*inputs), expected, rtol=1e-3, atol=1e-3)
-    grad = torch.randn_like(expected)
 
     def forward(contender: Contender) -> Callable[[], None]:
         def call() -> None:
@@ -167,6 +174,7 @@ def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, dict]:
 
     def training(contender: Contender) -> Callable[[], None]:
         leaves = [tensor.clone().requires_grad_() for tensor in contender.inputs]
+        grad = torch.randn_like(contender.run(*leaves))
         return lambda: torch.autograd.grad(contender.run(*leaves), leaves, grad, allow_unused=True)
 
     passes = {"forward": forward, "forward + backward": training}
