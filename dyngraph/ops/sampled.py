@@ -3,8 +3,8 @@ r"""Sampling and message passing on a :class:`~dyngraph.Neighborhood`.
 Two primitives carry everything, and each is the other's gradient: :func:`sampled_score` (dot
 products with interpolated keys) and :func:`sampled_sum` (weighted sums of interpolated values).
 
-Features of a half type are computed in float32 and returned in their own type. Positions and
-interpolation weights are never rounded to a half type.
+Sums over features of a half type are computed in float32 and returned in their own type. Positions
+and interpolation weights are never rounded to a half type.
 """
 
 from types import ModuleType
@@ -13,10 +13,15 @@ import torch
 from torch import Tensor
 
 from dyngraph.neighborhood import Neighborhood
-from dyngraph.ops import pyg_backend, torch_backend
-from dyngraph.ops.backend import resolve_backend
+from dyngraph.ops import pyg_backend
+from dyngraph.ops.backend import accumulator, resolve_backend
+from dyngraph.ops.operator_backend import OperatorBackend
 
-_MODULES: dict[str, ModuleType] = {"pyg": pyg_backend, "torch": torch_backend}
+_BACKENDS: dict[str, ModuleType | OperatorBackend] = {
+    "pyg": pyg_backend,
+    "torch": OperatorBackend("torch"),
+    "triton": OperatorBackend("triton"),
+}
 
 
 def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
@@ -27,14 +32,14 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
     Args:
         x: Sender features ``[M, C]``.
         near: The samples of N nodes.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
         ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
     """
     _check_table("x", x, near)
-    (x_,), weight = _computed(near, x)
-    return _backend(backend).interpolate(x_, near, weight).to(x.dtype)
+    run, (x_,), weight = _prepare(backend, near, x)
+    return run.interpolate(x_, near, weight).to(x.dtype)
 
 
 def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
@@ -43,7 +48,7 @@ def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "a
     Args:
         values: Features of the samples ``[N, K, C]``.
         near: The samples of N nodes.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
         ValueError: If ``values`` is not of shape ``[N, K, C]``, or ``backend`` is unknown.
@@ -53,8 +58,8 @@ def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "a
         raise ValueError(
             f"values: expected shape [N, K, C] = [{n}, {k}, C], got {list(values.shape)}"
         )
-    (values_,), weight = _computed(near, values)
-    return _backend(backend).scatter_interpolate(values_, near, weight).to(values.dtype)
+    run, (values_,), weight = _prepare(backend, near, values)
+    return run.scatter_interpolate(values_, near, weight).to(values.dtype)
 
 
 def sampled_score(
@@ -70,7 +75,7 @@ def sampled_score(
         key: ``[M, C]``, a row for every sender node.
         near: The samples of N nodes.
         groups: G, the number of contiguous channel groups.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
         ``[N, G, K]``.
@@ -82,8 +87,8 @@ def sampled_score(
     _check_table("key", key, near)
     _check_channels(query, key)
     _check_groups(groups, key.shape[1])
-    (query_, key_), weight = _computed(near, query, key)
-    return _backend(backend).sampled_score(query_, key_, near, weight, groups).to(query.dtype)
+    run, (query_, key_), weight = _prepare(backend, near, query, key)
+    return run.sampled_score(query_, key_, near, weight, groups).to(query.dtype)
 
 
 def sampled_sum(
@@ -98,7 +103,7 @@ def sampled_sum(
         weight: ``[N, G, K]``, where G divides C.
         value: ``[M, C]``, a row for every sender node.
         near: The samples of N nodes.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
         ``[N, C]``.
@@ -113,8 +118,9 @@ def sampled_sum(
         )
     _check_table("value", value, near)
     _check_groups(weight.shape[1], value.shape[1])
-    (weight_, value_), corner_weight = _computed(near, weight, value)
-    return _backend(backend).sampled_sum(weight_, value_, near, corner_weight).to(value.dtype)
+    run, (value_,), corner_weight = _prepare(backend, near, value)
+    weight = weight.to(corner_weight.dtype)
+    return run.sampled_sum(weight, value_, near, corner_weight).to(value.dtype)
 
 
 def sampled_convolution(
@@ -130,7 +136,7 @@ def sampled_convolution(
         filters: The matrices :math:`W_k`, ``[O, C, K]``: the weights of a convolution with O
             outputs, flattened over the kernel.
         near: The samples of N nodes.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
         ``[N, O]``.
@@ -145,8 +151,8 @@ def sampled_convolution(
             f"filters: expected shape [O, C, K] = [O, {expected[0]}, {expected[1]}], "
             f"got {list(filters.shape)}"
         )
-    (x_, filters_), weight = _computed(near, x, filters)
-    return _backend(backend).sampled_convolution(x_, filters_, near, weight).to(x.dtype)
+    run, (x_, filters_), weight = _prepare(backend, near, x, filters)
+    return run.sampled_convolution(x_, filters_, near, weight).to(x.dtype)
 
 
 def sampled_attention(
@@ -181,7 +187,7 @@ def sampled_attention(
         return_weights: Whether to return the attention ``[N, G, K]`` too, in at least float32.
         recompute: Whether the backward pass computes scores again instead of keeping those of all
             corners, ``[N, G, K, 2^P]``. The ``"pyg"`` backend always keeps its edges.
-        backend: ``"auto"``, ``"pyg"`` or ``"torch"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
         ``[N, C']``, and the attention ``[N, G, K]`` if ``return_weights``.
@@ -199,8 +205,8 @@ def sampled_attention(
     shape = [near.pos.shape[0], groups, near.num_samples]
     if bias is not None and list(bias.shape) != shape:
         raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
-    (query_, key_, value_), weight = _computed(near, query, key, value)
-    out, alpha = _backend(backend).sampled_attention(
+    run, (query_, key_, value_), weight = _prepare(backend, near, query, key, value)
+    out, alpha = run.sampled_attention(
         query_,
         key_,
         key_ if value is key else value_,
@@ -208,23 +214,25 @@ def sampled_attention(
         weight,
         groups,
         float(scale),
-        None if bias is None else bias.to(key_.dtype),
+        None if bias is None else bias.to(weight.dtype),
         recompute,
     )
     out = out.to(value.dtype)
     return (out, alpha) if return_weights else out
 
 
-def _backend(name: str) -> ModuleType:
-    return _MODULES[resolve_backend(name)]
-
-
-def _computed(near: Neighborhood, *features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Features and interpolation weights in the dtype of the computation, at least float32."""
-    dtype = torch.float32
-    for feature in features:
+def _prepare(
+    backend: str, near: Neighborhood, *features: Tensor
+) -> tuple[ModuleType | OperatorBackend, tuple[Tensor, ...], Tensor]:
+    """The backend, and features and interpolation weights in the dtypes that it computes in."""
+    name = resolve_backend(backend, features[0].device)
+    dtype = features[0].dtype
+    for feature in features[1:]:
         dtype = torch.promote_types(dtype, feature.dtype)
-    return tuple(feature.to(dtype) for feature in features), near.weight.to(dtype)
+    # Triton's kernels read half types and sum in float32.
+    computed = dtype if name == "triton" else accumulator(dtype)
+    weight = near.weight.to(accumulator(dtype))
+    return _BACKENDS[name], tuple(feature.to(computed) for feature in features), weight
 
 
 def _check_query(query: Tensor, near: Neighborhood) -> None:

@@ -1,22 +1,28 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from dyngraph import Grid, Neighborhood
-from dyngraph.ops import pyg_backend, sampled_sum, torch_backend, use_backend
+from dyngraph.ops import sampled_sum, use_backend
 from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.sampled import _MODULES
+from dyngraph.ops.sampled import _BACKENDS
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The names of the backends that calls used, in order."""
     names = []
-    for name, module in (("pyg", pyg_backend), ("torch", torch_backend)):
-        spy = type(module)(name)
-        spy.sampled_sum = lambda *args, name=name, module=module: (
-            names.append(name) or module.sampled_sum(*args)
+    for name, module in list(_BACKENDS.items()):
+        sampled_sum = module.sampled_sum
+        spy = SimpleNamespace(
+            sampled_sum=lambda *args, name=name, sampled_sum=sampled_sum: (
+                names.append(name) or sampled_sum(*args)
+            )
         )
-        monkeypatch.setitem(_MODULES, name, spy)
+        monkeypatch.setitem(_BACKENDS, name, spy)
     return names
 
 
@@ -49,24 +55,24 @@ def test_use_backend_changes_auto_only(used):
 def test_use_backend_is_undone_by_an_exception():
     def fail():
         with use_backend("pyg"):
-            raise RuntimeError(resolve_backend("auto"))
+            raise RuntimeError(resolve_backend("auto", CPU))
 
     with pytest.raises(RuntimeError, match=r"^pyg$"):
         fail()
-    assert resolve_backend("auto") == "torch"
+    assert resolve_backend("auto", CPU) == "torch"
 
 
 def test_use_backend_decorates_functions():
     @use_backend("pyg")
     def inside():
-        return resolve_backend("auto")
+        return resolve_backend("auto", CPU)
 
-    assert [inside(), inside(), resolve_backend("auto")] == ["pyg", "pyg", "torch"]
+    assert [inside(), inside(), resolve_backend("auto", CPU)] == ["pyg", "pyg", "torch"]
 
 
 def test_unknown_backend():
     with pytest.raises(ValueError, match=r"^backend: .*'fast'"), use_backend("fast"):
         pytest.fail("entered the block")
-    assert resolve_backend("auto") == "torch"
+    assert resolve_backend("auto", CPU) == "torch"
     with pytest.raises(ValueError, match=r"^backend: .*'fast'"):
         call(backend="fast")

@@ -3,8 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyngraph.ops import primitives
-from dyngraph.ops.primitives import gather_dot, gather_sum, scatter, scatter_sum, transpose_index
+from dyngraph.ops import torch_kernels
+from dyngraph.ops.primitives import gather_dot, gather_sum, scatter_sum
+from dyngraph.ops.torch_kernels import transpose_index
+
+KERNELS = ("torch", "triton")
 
 
 def incidence(index, num_rows):
@@ -45,22 +48,23 @@ def make(num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=to
 SHAPES = [(6, 4, 5), (6, 5, 5), (6, 12, 5), (0, 4, 5), (6, 0, 5), (6, 4, 1), (1, 1, 1)]
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_primitives_equal_their_definition(shape, groups, index_dtype):
+def test_primitives_equal_their_definition(shape, groups, index_dtype, backend):
     num_nodes, degree, num_rows = shape
     t = make(num_nodes, degree, num_rows, groups=groups, index_dtype=index_dtype)
     torch.testing.assert_close(
-        gather_dot(t["x"], t["table"], t["index"], groups),
+        gather_dot(t["x"], t["table"], t["index"], groups, backend),
         dense_gather_dot(t["x"], t["table"], t["index"], groups),
     )
     torch.testing.assert_close(
-        gather_sum(t["weight"], t["table"], t["index"]),
+        gather_sum(t["weight"], t["table"], t["index"], backend),
         dense_gather_sum(t["weight"], t["table"], t["index"]),
     )
     torch.testing.assert_close(
-        scatter(t["weight"], t["x"], t["index"], num_rows),
+        scatter_sum(t["weight"], t["x"], t["index"], num_rows, backend),
         dense_scatter(t["weight"], t["x"], t["index"], num_rows),
     )
 
@@ -68,38 +72,41 @@ def test_primitives_equal_their_definition(shape, groups, index_dtype):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_tables_that_do_not_fit_the_cache(monkeypatch, groups):
     """In blocks of 32, 32 and 6 channels."""
-    monkeypatch.setattr(primitives, "_CACHE", 1)
-    monkeypatch.setattr(primitives, "_READS", 0)
+    monkeypatch.setattr(torch_kernels, "_CACHE", 1)
+    monkeypatch.setattr(torch_kernels, "_READS", 0)
     t = make(channels=groups * 70, groups=groups)
     torch.testing.assert_close(
-        gather_sum(t["weight"], t["table"], t["index"]),
+        gather_sum(t["weight"], t["table"], t["index"], "torch"),
         dense_gather_sum(t["weight"], t["table"], t["index"]),
     )
     torch.testing.assert_close(
-        scatter(t["weight"], t["x"], t["index"], 5),
+        scatter_sum(t["weight"], t["x"], t["index"], 5, "torch"),
         dense_scatter(t["weight"], t["x"], t["index"], 5),
     )
 
 
-def test_a_table_without_rows():
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_table_without_rows(backend):
     index = torch.zeros(3, 2, dtype=torch.int32)
     assert torch.equal(
-        gather_dot(torch.ones(3, 4), torch.ones(0, 4), index, 2), torch.zeros(2, 3, 2)
+        gather_dot(torch.ones(3, 4), torch.ones(0, 4), index, 2, backend), torch.zeros(2, 3, 2)
     )
-    assert torch.equal(gather_sum(torch.ones(2, 3, 2), torch.ones(0, 4), index), torch.zeros(3, 4))
+    assert torch.equal(
+        gather_sum(torch.ones(2, 3, 2), torch.ones(0, 4), index, backend), torch.zeros(3, 4)
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 4 * 3, 2**24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gather_dot_in_chunks_equals_gather_dot(monkeypatch, chunk, dtype):
-    monkeypatch.setattr(primitives, "_CHUNK", chunk)
+    monkeypatch.setattr(torch_kernels, "_CHUNK", chunk)
     x, table = torch.randn(10, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
     index = torch.randint(9, (10, 7))
-    expected = primitives._dot_csr(x, table, index)
-    torch.testing.assert_close(primitives._dot_chunked(x, table, index), expected)
+    expected = torch_kernels._dot_csr(x, table, index)
+    torch.testing.assert_close(torch_kernels._dot_chunked(x, table, index), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         # Autocast does not round the operands.
-        out = primitives._dot_chunked(x, table, index)
+        out = torch_kernels._dot_chunked(x, table, index)
     torch.testing.assert_close(out, expected)
 
 
@@ -111,18 +118,20 @@ def test_transpose_index_sorts_edges_by_row():
     assert ptr.tolist() == [0, 2, 2, 5, 6, 6]
 
 
-def test_rows_that_nobody_hears_get_zero():
+@pytest.mark.parametrize("backend", KERNELS)
+def test_rows_that_nobody_hears_get_zero(backend):
     index = torch.tensor([[1, 1]])
-    out = scatter(torch.tensor([[[2.0, 3.0]]]), torch.tensor([[1.0, -1.0]]), index, 3)
+    out = scatter_sum(torch.tensor([[[2.0, 3.0]]]), torch.tensor([[1.0, -1.0]]), index, 3, backend)
     assert out.tolist() == [[0, 0], [5, -5], [0, 0]]
 
 
-def test_other_rows_may_hold_anything():
+@pytest.mark.parametrize("backend", KERNELS)
+def test_other_rows_may_hold_anything(backend):
     """A NaN or an infinity in a row that a node does not listen to stays away from it."""
     table = torch.tensor([[torch.nan, torch.inf], [1.0, 2.0], [torch.inf, torch.nan]])
     index = torch.ones(4, 2, dtype=torch.int32)
-    assert gather_dot(torch.ones(4, 2), table, index, 1).unique().tolist() == [3]
-    assert gather_sum(torch.ones(1, 4, 2), table, index).tolist() == [[2, 4]] * 4
+    assert gather_dot(torch.ones(4, 2), table, index, 1, backend).unique().tolist() == [3]
+    assert gather_sum(torch.ones(1, 4, 2), table, index, backend).tolist() == [[2, 4]] * 4
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2), (0, 4, 5), (3, 0, 2)])
@@ -130,46 +139,61 @@ def test_gradients_to_second_order(shape):
     num_nodes, degree, num_rows = shape
     t = make(num_nodes, degree, num_rows)
     index, groups = t["index"], t["groups"]
-    transposed = transpose_index(index, num_rows)
     for function, inputs in (
-        (lambda x, table: gather_dot(x, table, index, groups), (t["x"], t["table"])),
-        (lambda weight, table: gather_sum(weight, table, index), (t["weight"], t["table"])),
-        (lambda weight, x: scatter_sum(weight, x, *transposed, num_rows), (t["weight"], t["x"])),
+        (lambda x, table: gather_dot(x, table, index, groups, "torch"), (t["x"], t["table"])),
+        (
+            lambda weight, table: gather_sum(weight, table, index, "torch"),
+            (t["weight"], t["table"]),
+        ),
+        (
+            lambda weight, x: scatter_sum(weight, x, index, num_rows, "torch"),
+            (t["weight"], t["x"]),
+        ),
     ):
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
-def test_gradients_of_one_input_alone():
+@pytest.mark.parametrize("backend", KERNELS)
+def test_gradients_of_one_input_alone(backend):
     t = make()
     x, table, weight, index = t["x"], t["table"], t["weight"], t["index"]
-    (only,) = torch.autograd.grad(gather_dot(x.detach(), table, index, 2).sum(), table)
-    (both,) = torch.autograd.grad(gather_dot(x, table, index, 2).sum(), table)
+    (only,) = torch.autograd.grad(gather_dot(x.detach(), table, index, 2, backend).sum(), table)
+    (both,) = torch.autograd.grad(gather_dot(x, table, index, 2, backend).sum(), table)
     assert torch.equal(only, both)
-    (only,) = torch.autograd.grad(gather_sum(weight, table.detach(), index).sum(), weight)
-    (both,) = torch.autograd.grad(gather_sum(weight, table, index).sum(), weight)
+    (only,) = torch.autograd.grad(gather_sum(weight, table.detach(), index, backend).sum(), weight)
+    (both,) = torch.autograd.grad(gather_sum(weight, table, index, backend).sum(), weight)
     assert torch.equal(only, both)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2)])
-def test_opcheck(shape):
+def test_opcheck(shape, backend):
     num_nodes, degree, num_rows = shape
     t = make(num_nodes, degree, num_rows)
-    order, ptr = transpose_index(t["index"], num_rows)
     ops = torch.ops.dyngraph
-    torch.library.opcheck(ops.gather_dot.default, (t["x"], t["table"], t["index"], 2))
-    torch.library.opcheck(ops.gather_sum.default, (t["weight"], t["table"], t["index"]))
-    torch.library.opcheck(ops.scatter_sum.default, (t["weight"], t["x"], order, ptr, num_rows))
-    torch.library.opcheck(ops.transpose_index.default, (t["index"], num_rows))
-    torch.library.opcheck(ops.transpose_index.default, (t["index"].long(), num_rows))
+    dot = (t["x"], t["table"], t["index"], 2, backend)
+    torch.library.opcheck(ops.gather_dot.default, dot)
+    torch.library.opcheck(ops.gather_sum.default, (t["weight"], t["table"], t["index"], backend))
+    scatter = (t["weight"], t["x"], t["index"], num_rows, backend)
+    torch.library.opcheck(ops.scatter_sum.default, scatter)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
 @given(
-    st.integers(0, 6), st.integers(0, 8), st.integers(1, 6), st.integers(1, 3), st.integers(1, 3)
+    num_nodes=st.integers(0, 6),
+    degree=st.integers(0, 8),
+    num_rows=st.integers(1, 6),
+    groups=st.integers(1, 3),
+    width=st.integers(1, 3),
 )
-def test_gather_and_scatter_are_adjoint(num_nodes, degree, num_rows, groups, width):
+def test_gather_and_scatter_are_adjoint(num_nodes, degree, num_rows, groups, width, backend):
     t = make(num_nodes, degree, num_rows, groups * width, groups)
     x, table, weight, index = t["x"], t["table"], t["weight"], t["index"]
-    product = (gather_sum(weight, table, index) * x).sum()
-    torch.testing.assert_close((scatter(weight, x, index, num_rows) * table).sum(), product)
-    torch.testing.assert_close((gather_dot(x, table, index, groups) * weight).sum(), product)
+    product = (gather_sum(weight, table, index, backend) * x).sum()
+    torch.testing.assert_close(
+        (scatter_sum(weight, x, index, num_rows, backend) * table).sum(), product
+    )
+    torch.testing.assert_close(
+        (gather_dot(x, table, index, groups, backend) * weight).sum(), product
+    )

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.ops import use_backend
 
-BACKENDS = ["torch", "pyg"]
+BACKENDS = ["torch", "triton", "pyg"]
+# Where Triton's interpreter would take minutes.
+COMPILED = ["torch", "pyg"]
 HALF = [torch.bfloat16, torch.float16]
 #: Each function with the inputs it differentiates, as `run` passes them.
 FUNCTIONS = {
@@ -213,7 +215,7 @@ def differentiable(function, num_axes, padding_mode, backend):
     return outputs, [x.requires_grad_() for x in (pos, *(t[name] for name in names))]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize(
     ("num_axes", "padding_mode"), [(1, "zeros"), (2, "zeros"), (2, "border"), (3, "zeros")]
 )
@@ -223,7 +225,7 @@ def test_gradcheck(function, num_axes, padding_mode, backend):
     assert torch.autograd.gradcheck(outputs, inputs)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_gradgradcheck(function, backend):
     outputs, inputs = differentiable(function, 2, "zeros", backend)
@@ -243,11 +245,15 @@ def test_half_features_are_rounded_once(function, dtype, backend):
     half_out, half_grads = run_with_gradients(function, t, near, 2, backend)
     out, grads = run_with_gradients(function, full, near, 2, backend)
     assert half_out[0].dtype == dtype
-    # Equal to the float32 result, rounded.
-    assert torch.equal(half_out[0], out[0].to(dtype))
+    epsilon = torch.finfo(dtype).eps
+    if backend == "triton" and dtype == torch.bfloat16 and not torch.cuda.is_available():
+        # Triton's interpreter cuts digits off instead of rounding.
+        torch.testing.assert_close(half_out[0].float(), out[0], atol=0, rtol=epsilon)
+    else:
+        # Equal to the float32 result, rounded.
+        assert torch.equal(half_out[0], out[0].to(dtype))
     # The upstream gradient is rounded too: half an ulp of the output's type, 2^-8 or 2^-11, times
     # the size of the terms.
-    epsilon = torch.finfo(dtype).eps
     assert half_grads[-1].dtype == torch.float32
     for half, single in zip(half_grads, grads, strict=True):
         scale = single.abs().max().item()
@@ -392,20 +398,20 @@ def test_any_shapes_equal_the_reference(function, backend, case):
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["triton", "pyg"])
 @pytest.mark.parametrize("function", FUNCTIONS)
 @given(case=cases(dtype=torch.float32))
-def test_backends_agree_in_float32(function, case):
+def test_backends_agree_in_float32(function, backend, case):
     near, t, groups = case
     got, want = (
-        sum(run_with_gradients(function, t, near, groups, backend), ())
-        for backend in ("torch", "pyg")
+        sum(run_with_gradients(function, t, near, groups, name), ()) for name in (backend, "torch")
     )
     # Relative to the largest number of all: sums whose terms cancel have no relative error.
     size = max((part.abs().max().item() for part in want if part.numel()), default=0.0)
     torch.testing.assert_close(got, want, atol=1e-5 * size, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_two_runs_give_equal_bits(function, backend):
     grid = Grid([[24, 24], [9, 31]])

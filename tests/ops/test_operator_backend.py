@@ -3,20 +3,20 @@ import reference
 import torch
 
 from dyngraph import Grid, Neighborhood
-from dyngraph.ops import sampled_attention, torch_backend
+from dyngraph.ops import operator_backend, sampled_attention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_keys_are_sampled_once(monkeypatch, dtype):
     """Keys that are the values stay one table, also when they are converted."""
     values = []
-    attention = torch_backend.attention
+    attention = operator_backend.attention
 
     def spy(query, key, value, *args):
         values.append(value)
         return attention(query, key, value, *args)
 
-    monkeypatch.setattr(torch_backend, "attention", spy)
+    monkeypatch.setattr(operator_backend, "attention", spy)
     grid = Grid([[3, 4]])
     near = Neighborhood(grid, reference.random_positions(grid, 2))
     x = torch.randn(12, 4, dtype=dtype)
@@ -41,14 +41,14 @@ def test_recomputed_scores_change_nothing():
 
 def test_without_gradients_no_scores_are_kept(monkeypatch):
     kept = []
-    attention = torch_backend.attention
+    attention = operator_backend.attention
 
     def spy(*args):
         out = attention(*args)
         kept.append(out[2].numel())
         return out
 
-    monkeypatch.setattr(torch_backend, "attention", spy)
+    monkeypatch.setattr(operator_backend, "attention", spy)
     grid = Grid([[3, 4]])
     near = Neighborhood(grid, reference.random_positions(grid, 2))
     x = torch.randn(12, 4)

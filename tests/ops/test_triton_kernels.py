@@ -1,0 +1,140 @@
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import reference
+import torch
+
+from dyngraph import Grid, Neighborhood
+from dyngraph.ops import backend as backends
+from dyngraph.ops import interpolate, sampled_attention, triton_kernels
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def outputs_and_gradients(shared, dtype=torch.float32, rounded=torch.float32):
+    """Of attention whose 130 nodes fill several programs, unevenly, and hear some rows often."""
+    torch.manual_seed(0)
+    grid = Grid([[10, 13]])
+    pos = reference.random_positions(grid, 3, reach=2.0).requires_grad_()
+    query, key, value = (
+        torch.randn(130, 40).to(rounded).to(dtype).requires_grad_() for _ in range(3)
+    )
+    table = key if shared else value
+    out, alpha = sampled_attention(
+        query, key, table, Neighborhood(grid, pos), 2, return_weights=True, backend="triton"
+    )
+    inputs = (query, key, pos) if shared else (query, key, value, pos)
+    loss = out.square().sum() + alpha.square().sum()
+    return [out, alpha, *torch.autograd.grad(loss, inputs)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_without_atomics_the_same(deterministic, shared):
+    without = outputs_and_gradients(shared)
+    torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(outputs_and_gradients(shared), without)
+
+
+def test_without_atomics_none_is_used(deterministic, monkeypatch):
+    monkeypatch.delattr(triton_kernels, "_scatter_kernel")
+    outputs_and_gradients(shared=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shared", [True, False])
+def test_half_types(shared, dtype):
+    got = outputs_and_gradients(shared, dtype, dtype)
+    want = outputs_and_gradients(shared, rounded=dtype)
+    for half, full in zip(got, want, strict=True):
+        # The output is rounded, and with it what gradients are made of.
+        torch.testing.assert_close(half.float(), full, rtol=0, atol=1e-2 * full.abs().max().item())
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
+    with pytest.raises(ImportError, match="pip install triton"):
+        interpolate(torch.ones(2, 1), near, backend="triton")
+
+
+def run_without_interpreter(code):
+    code = "import os; del os.environ['TRITON_INTERPRET']\n" + textwrap.dedent(code)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there Triton runs as it is")
+def test_tensors_on_a_cpu_are_refused():
+    out = run_without_interpreter(
+        """
+        import torch
+        from dyngraph import Grid, Neighborhood
+        from dyngraph.ops import interpolate
+        near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
+        try:
+            interpolate(torch.ones(2, 1), near, backend="triton")
+        except ValueError as error:
+            print(error)
+        """
+    )
+    assert out == "backend 'triton': expected tensors on CUDA, got them on cpu\n"
+
+
+def test_kernels_compile_for_a_gpu():
+    """To machine code of compute capability 9.0, without a GPU."""
+    out = run_without_interpreter(
+        """
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+        from dyngraph.ops import triton_kernels
+
+        TILE = {"block_nodes": 4, "block_channels": 32}
+        ATTENTION = {
+            "num_samples": 3, "num_corners": 4, "block_nodes": 4, "block_key": 32,
+            "block_value": 32, "block_samples": 4, "scale": 1.0,
+        }
+        NOBODY = {"other_weight": None, "other_x": None}
+        CASES = [
+            ("_dot_kernel", TILE),
+            ("_gather_kernel", TILE),
+            ("_scatter_kernel", TILE),
+            ("_scatter_kernel", TILE | NOBODY),
+            ("_scatter_transposed_kernel", {"block_edges": 16, "block_channels": 32}),
+            ("_attention_kernel", ATTENTION | {"shared": False}),
+            ("_attention_kernel", ATTENTION | {"shared": True, "bias": None}),
+            ("_attention_backward_kernel", ATTENTION),
+            ("_attention_backward_kernel", ATTENTION | {"grad_alpha": None}),
+        ]
+        FEATURES = {"x", "other_x", "table", "query", "key", "value", "grad_out", "grad_query"}
+        INDICES = {"index", "order", "start"}
+        SIZES = {"num_nodes", "degree", "width", "key_width", "value_width"}
+
+        def signature(names, constants, dtype):
+            for name in names:
+                if name in constants:
+                    yield name, "constexpr"
+                elif name in SIZES:
+                    yield name, "i32"
+                else:
+                    half = name in FEATURES
+                    yield name, "*i32" if name in INDICES else dtype if half else "*fp32"
+
+        for name, constants in CASES:
+            kernel = getattr(triton_kernels, name)
+            for dtype in ("*fp32", "*bf16"):
+                types = dict(signature(kernel.arg_names, constants, dtype))
+                source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+                compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
+                print(name, len(compiled.asm["cubin"]) > 0)
+        """
+    )
+    assert out.count("True") == 18
