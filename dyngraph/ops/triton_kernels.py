@@ -2,9 +2,9 @@
 
 A program works on a block of nodes and one group of channels. It reads whole rows, sums in float32
 (float64 for float64) and keeps no ``[N, L, C]`` tensor. Blocks are a function of the number of
-channels alone, so that equal shapes always give equal sums. Nothing is reduced over programs but by
-:func:`scatter`, whose float32 atomics make room for the transposed graph of the backend ``"torch"``
-under :func:`torch.use_deterministic_algorithms`.
+channels alone, so that equal shapes always give equal sums. Only :func:`scatter` sums over
+programs: by atomics, or under :func:`torch.use_deterministic_algorithms` along the transposed graph
+instead.
 """
 
 import os
@@ -71,6 +71,7 @@ def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
+    """By atomics; or, if it has to be deterministic, over the transposed graph."""
     return _scatter(index, num_rows, (weight, x))
 
 
@@ -80,10 +81,7 @@ def _scatter(
     term: tuple[Tensor, Tensor],
     other: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> Tensor:
-    """The sum of one or two terms of weights and nodes, in one pass.
-
-    By atomics; or, if it has to be deterministic, over the transposed graph.
-    """
+    """The sum of one or two terms of weights and nodes, in one pass."""
     weight, x = term
     groups, num_nodes, degree = weight.shape
     width = x.shape[1] // groups
@@ -213,7 +211,7 @@ def attention_backward(
                 triton.next_power_of_2(samples),
             )
     edges = index.flatten(1)
-    grad_key = grad_value = key.new_empty(0)
+    grad_key, grad_value = key.new_empty(0), table.new_empty(0)
     if needs_key:
         key_term = (corner_alpha(grad_score * scale, weight), query)
         value_term = (corner_alpha(alpha, weight), grad_out) if value is None else (None, None)
