@@ -186,7 +186,8 @@ def sampled_attention(
         bias: ``[N, G, K]``, added to the scores.
         return_weights: Whether to return the attention ``[N, G, K]`` too, in at least float32.
         recompute: Whether the backward pass computes scores again instead of keeping those of all
-            corners, ``[N, G, K, 2^P]``. The ``"pyg"`` backend always keeps its edges.
+            corners, ``[N, G, K, 2^P]``. ``"pyg"`` always keeps its edges, ``"triton"`` always
+            recomputes.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:

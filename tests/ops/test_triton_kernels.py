@@ -45,6 +45,9 @@ def test_without_atomics_the_same(deterministic, shared):
 def test_without_atomics_none_is_used(deterministic, monkeypatch):
     monkeypatch.delattr(triton_kernels, "_scatter_kernel")
     outputs_and_gradients(shared=True)
+    torch.use_deterministic_algorithms(False)
+    with pytest.raises(NameError, match="_scatter_kernel"):
+        outputs_and_gradients(shared=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
