@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dyngraph.grid import Grid, Shape
+from dyngraph.ops.corners import corners
 
 PADDING_MODES = ("zeros", "border")
 
@@ -121,25 +122,24 @@ def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tupl
     # Room for an index of every corner, and of every sender node with every sample.
     num_nodes = max(pos.shape[0] * 2**grid.num_axes, grid.num_nodes)
     dtype = torch.int32 if num_nodes * pos.shape[1] < 2**31 else torch.int64
-    if padding_mode == "border":
-        # Clamping an infinite position would hide it.
-        pos = torch.where(pos.isfinite(), pos, torch.nan)
     lengths = [count * math.prod(shape) for count, _, shape in runs]
     parts = [pos] if len(runs) == 1 else pos.split(lengths)
-    start, corners = 0, []
+    start, indices, weights = 0, [], []
     for (count, shape, _), part in zip(runs, parts, strict=True):
         if count * math.prod(shape) == 0:
             # No corner, or no sample: any index of a node will do, and weighs 0.
             planes = part[:, None, :, 0].expand(-1, 2 ** len(shape), -1)
-            empty = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
-            corners.append((empty.to(dtype), empty))
+            weight = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
+            index = weight.to(dtype)
         else:
-            index, weight = _run_corners(part, count, shape, padding_mode, dtype)
-            corners.append((index + start if start else index, weight))
+            index, weight = corners(part, shape, count, padding_mode == "border", dtype)
+            index = index + start if start else index
+        indices.append(index)
+        weights.append(weight)
         start += count * math.prod(shape)
-    if len(corners) == 1:
-        return corners[0]
-    return torch.cat([index for index, _ in corners]), torch.cat([weight for _, weight in corners])
+    if len(runs) == 1:
+        return indices[0], weights[0]
+    return torch.cat(indices), torch.cat(weights)
 
 
 def _run_pairs(grid: Grid, receiver: Grid) -> list[tuple[int, Shape, Shape]]:
@@ -151,42 +151,3 @@ def _run_pairs(grid: Grid, receiver: Grid) -> list[tuple[int, Shape, Shape]]:
         ]
     pairs = groupby(zip(grid.shapes, receiver.shapes, strict=True))
     return [(len(list(run)), *shapes) for shapes, run in pairs]
-
-
-def _run_corners(
-    pos: Tensor, count: int, shape: Shape, padding_mode: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Corners of samples ``pos [N, K, P]`` of ``count`` maps of one shape."""
-    axes = [
-        _axis_corners(p.contiguous(), length, padding_mode, dtype)
-        for p, length in zip(pos.unbind(-1), shape, strict=True)
-    ]
-    # Maps are stacked along their first axis.
-    image = torch.arange(count, dtype=dtype, device=pos.device) * shape[0]
-    image = image.view(-1, 1).expand(-1, pos.shape[0] // count).reshape(-1, 1)
-    nodes = [index + image for index, _ in axes[0]]
-    weights = [weight for _, weight in axes[0]]
-    for length, axis in zip(shape[1:], axes[1:], strict=True):
-        rows = [node * length for node in nodes]
-        nodes = [row + index for row in rows for index, _ in axis]
-        weights = [weight * axis_weight for weight in weights for _, axis_weight in axis]
-    return torch.stack(nodes, dim=1), torch.stack(weights, dim=1)
-
-
-def _axis_corners(
-    p: Tensor, length: int, padding_mode: str, dtype: torch.dtype
-) -> list[tuple[Tensor, Tensor]]:
-    """Index and weight of the lower and of the upper corner along one axis."""
-    if padding_mode == "border":
-        p = p.clamp(0, length - 1)
-    lower = p.detach().floor()
-    # NaN where p is not finite, so that both weights are.
-    fraction = p - lower
-    lower = lower.nan_to_num(0)
-    corners = []
-    for corner, weight in ((lower, 1 - fraction), (lower + 1, fraction)):
-        # Clamped as a float: the integer cast of a far position is undefined.
-        index = corner.clamp(0, length - 1)
-        # A product, which keeps NaN.
-        corners.append((index.to(dtype), weight * (index == corner)))
-    return corners

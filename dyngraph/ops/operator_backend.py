@@ -1,12 +1,18 @@
 """The backends ``"torch"`` and ``"triton"``: operators on corners, no ``[N, K, C]`` tensors."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from dyngraph.neighborhood import Neighborhood
 from dyngraph.ops.attention import attention
 from dyngraph.ops.primitives import gather_dot, gather_sum, scatter_sum
 from dyngraph.ops.project import project
+
+if TYPE_CHECKING:
+    from dyngraph.neighborhood import Neighborhood
 
 
 class OperatorBackend:
@@ -47,7 +53,7 @@ class OperatorBackend:
         by_tap = filters.permute(2, 0, 1).flatten(0, 1)
         projected = project(x, by_tap).to(x.dtype).view(-1, num_outputs)
         tap = torch.arange(num_samples, dtype=near.index.dtype, device=x.device)
-        index = near.index * num_samples + tap
+        index = torch.add(tap, near.index, alpha=num_samples)
         return gather_sum(weight.flatten(1).unsqueeze(0), projected, index.flatten(1), self.kernels)
 
     def sampled_attention(

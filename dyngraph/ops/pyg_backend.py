@@ -1,10 +1,15 @@
 """The ``"pyg"`` backend: materialised edges and ``propagate``, the reference for the others."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 
-from dyngraph.neighborhood import Neighborhood
+if TYPE_CHECKING:
+    from dyngraph.neighborhood import Neighborhood
 
 
 class EdgeSum(MessagePassing):

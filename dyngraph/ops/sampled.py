@@ -7,15 +7,20 @@ Sums over features of a half type are computed in float32 and returned in their 
 and interpolation weights are never rounded to a half type.
 """
 
+from __future__ import annotations
+
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dyngraph.neighborhood import Neighborhood
 from dyngraph.ops import pyg_backend
 from dyngraph.ops.backend import accumulator, resolve_backend
 from dyngraph.ops.operator_backend import OperatorBackend
+
+if TYPE_CHECKING:
+    from dyngraph.neighborhood import Neighborhood
 
 _BACKENDS: dict[str, ModuleType | OperatorBackend] = {
     "pyg": pyg_backend,

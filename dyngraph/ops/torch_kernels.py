@@ -2,20 +2,54 @@
 
 import math
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dyngraph.ops import multilinear
 from dyngraph.ops.softmax import softmax_over_samples
 
 # Elements of the temporary of `_dot_chunked`: 64 MB in float32.
 _CHUNK = 2**24
+# Samples whose corners are computed at a time: memory that is new costs more than arithmetic.
+_SAMPLES = 2**18
 
 # Tables that a CPU's cache does not hold, in bytes, are gathered in blocks of channels.
 _CACHE = 4 * 2**20
 _NARROWEST = 32
 _READS = 8
+
+
+def corners(
+    pos: Tensor, shape: Sequence[int], num_maps: int, border: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    chunk = max(1, _SAMPLES // max(1, pos.shape[1]))
+    if len(pos) <= chunk:
+        index, weight = multilinear.corners(pos, shape, border, dtype)
+    else:
+        weight = pos.new_empty(len(pos), 2 ** len(shape), pos.shape[1])
+        index = torch.empty_like(weight, dtype=dtype)
+        parts = zip(*(tensor.split(chunk) for tensor in (index, weight, pos)), strict=True)
+        for index_part, weight_part, pos_part in parts:
+            index_part[:], weight_part[:] = multilinear.corners(pos_part, shape, border, dtype)
+    if num_maps > 1:
+        by_map = index.unflatten(0, (num_maps, len(pos) // num_maps))
+        by_map += multilinear.first_nodes(shape, num_maps, index)
+    return index, weight
+
+
+def corners_backward(
+    grad_weight: Tensor, pos: Tensor, shape: Sequence[int], border: bool
+) -> Tensor:
+    grad_pos = torch.empty_like(pos, memory_format=torch.contiguous_format)
+    chunk = max(1, _SAMPLES // max(1, pos.shape[1]))
+    parts = zip(*(tensor.split(chunk) for tensor in (grad_pos, grad_weight, pos)), strict=True)
+    for out, grad, part in parts:
+        out[:] = multilinear.corners_backward(grad, part, shape, border)
+    return grad_pos
 
 
 def dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
@@ -24,22 +58,18 @@ def dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
 
 
 def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    out = table.new_empty(len(index), table.shape[1])
-    groups = len(weight)
-    for part, plane, rows in zip(out.chunk(groups, 1), weight, table.chunk(groups, 1), strict=True):
-        sum_rows(part, index, [(plane, rows)])
-    return out
+    groups = zip(weight, table.chunk(len(weight), dim=1), strict=True)
+    blocks = (sum_rows(index, [(plane, rows)]) for plane, rows in groups)
+    return _concat(chain.from_iterable(blocks), table.shape[1])
 
 
 def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """As a gather over the transposed graph, without atomics: equal in every run."""
-    out = x.new_empty(num_rows, x.shape[1])
-    groups = len(weight)
     order, ptr = transpose_index(index, num_rows)
     node = order // max(index.shape[1], 1)
-    for part, plane, rows in zip(out.chunk(groups, 1), weight, x.chunk(groups, 1), strict=True):
-        sum_rows(part, node, [(reorder(plane, order), rows)], ptr[:num_rows])
-    return out
+    groups = zip(weight, x.chunk(len(weight), dim=1), strict=True)
+    blocks = (sum_rows(node, [(reorder(plane, order), rows)], ptr[:-1]) for plane, rows in groups)
+    return _concat(chain.from_iterable(blocks), x.shape[1])
 
 
 def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +105,7 @@ def attention(
         corner_score = dot_rows(query_g, key_g, index.flatten(1)).view(weight.shape)
         score = (corner_score * weight).sum(dim=1) * scale
         alpha[g] = softmax_over_samples(score if bias is None else score + bias[g])
-        sum_rows(out_g, index.flatten(1), [(corner_alpha(alpha[g], weight), value_g)])
+        _fill(out_g, sum_rows(index.flatten(1), [(corner_alpha(alpha[g], weight), value_g)]))
         if not recompute:
             saved[g] = corner_score
     return out, alpha, saved
@@ -139,15 +169,15 @@ def attention_backward(
             )
             grad_weight = part if g == 0 else grad_weight.add_(part)
         if needs_query:
-            sum_rows(block(grad_query, g), edges, [(grad_corner_score, key_g)])
+            _fill(block(grad_query, g), sum_rows(edges, [(grad_corner_score, key_g)]))
         if needs_key:
             terms = [(reorder(grad_corner_score, order), query_g)]
             if value is None:
                 terms.append((reorder(weight_g, order), grad_out_g))
-            sum_rows(block(grad_key, g), listener, terms, start)
+            _fill(block(grad_key, g), sum_rows(listener, terms, start))
         if needs_value:
             terms = [(reorder(weight_g, order), grad_out_g)]
-            sum_rows(block(grad_value, g), listener, terms, start)
+            _fill(block(grad_value, g), sum_rows(listener, terms, start))
     return grad_query, grad_key, grad_value, grad_weight, grad_bias
 
 
@@ -195,37 +225,56 @@ def _dot_chunked(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def sum_rows(
-    out: Tensor, index: Tensor, terms: list[tuple[Tensor, Tensor]], ptr: Tensor | None = None
-) -> None:
-    r"""Sets ``out`` to weighted sums of rows, added up over several weights and tables.
+    index: Tensor, terms: list[tuple[Tensor, Tensor]], ptr: Tensor | None = None
+) -> Iterator[Tensor]:
+    r"""Weighted sums of rows, added up over several weights and tables.
 
     In blocks of channels that fit the cache: time goes into memory here, most of all into memory
     that is new.
 
     Args:
-        out: ``[B, C]``.
         index: The rows ``[B, L]``; or ``[E]``, of which those from one of ``ptr`` to the next are
             summed.
         terms: For each, the weights, as many as indices, and the table ``[M, C]``.
         ptr: ``[B]``.
+
+    Yields:
+        ``[B, C_b]``, the sums in the next block of the C channels.
     """
     weights = [weight.reshape(index.shape).contiguous() for weight, _ in terms]
     tables = [table for _, table in terms]
+    num_sums = len(index if ptr is None else ptr)
     # `embedding_bag` reads out of bounds where there is nothing to read or to write.
-    if 0 in (out.numel(), index.numel(), tables[0].numel()):
-        out.zero_()
+    if 0 in (num_sums, index.numel(), tables[0].numel()):
+        yield tables[0].new_zeros(num_sums, tables[0].shape[1])
         return
     width = _block_width(tables[0], reads=index.numel())
-    parts = zip(out.split(width, 1), *(table.split(width, 1) for table in tables), strict=True)
-    for part, *blocks in parts:
-        sums = [
+    for blocks in zip(*(table.split(width, dim=1) for table in tables), strict=True):
+        first, *others = (
             F.embedding_bag(index, block.contiguous(), ptr, mode="sum", per_sample_weights=weight)
             for weight, block in zip(weights, blocks, strict=True)
-        ]
-        if len(sums) == 1:
-            part.copy_(sums[0])
-        else:
-            torch.add(*sums, out=part)
+        )
+        for other in others:
+            first += other
+        yield first
+
+
+def _fill(out: Tensor, blocks: Iterable[Tensor]) -> None:
+    """Writes blocks of channels side by side."""
+    start = 0
+    for block in blocks:
+        out[:, start : start + block.shape[1]] = block
+        start += block.shape[1]
+
+
+def _concat(blocks: Iterator[Tensor], channels: int) -> Tensor:
+    """Blocks of channels side by side, of which one at a time is in memory."""
+    first = next(blocks)
+    if first.shape[1] == channels:
+        return first
+    out = first.new_empty(len(first), channels)
+    _fill(out, chain([first], blocks))
+    return out
 
 
 def reorder(weight: Tensor, order: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import backend as backends
-from dyngraph.ops import interpolate, sampled_attention, triton_kernels
+from dyngraph.ops import interpolate, sampled_attention
+from dyngraph.ops.triton_kernels import primitives
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_without_atomics_the_same(deterministic, shared):
 
 
 def test_without_atomics_none_is_used(deterministic, monkeypatch):
-    monkeypatch.delattr(triton_kernels, "_scatter_kernel")
+    monkeypatch.delattr(primitives, "_scatter_kernel")
     outputs_and_gradients(shared=True)
     torch.use_deterministic_algorithms(False)
     with pytest.raises(NameError, match="_scatter_kernel"):
@@ -98,7 +99,11 @@ def test_kernels_compile_for_a_gpu():
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from dyngraph.ops import triton_kernels
+        from dyngraph.ops.triton_kernels import primitives
+        from dyngraph.ops.triton_kernels.attention import (
+            _attention_backward_kernel, _attention_kernel
+        )
+        from dyngraph.ops.triton_kernels.corners import _corners_backward_kernel, _corners_kernel
 
         TILE = {"block_nodes": 4, "block_channels": 32}
         ATTENTION = {
@@ -106,20 +111,25 @@ def test_kernels_compile_for_a_gpu():
             "block_value": 32, "block_samples": 4, "scale": 1.0,
         }
         NOBODY = {"other_weight": None, "other_x": None}
+        EDGES = {"block_edges": 16, "block_channels": 32}
+        CORNERS = {"num_axes": 3, "border": True, "block": 256}
         CASES = [
-            ("_dot_kernel", TILE),
-            ("_gather_kernel", TILE),
-            ("_scatter_kernel", TILE),
-            ("_scatter_kernel", TILE | NOBODY),
-            ("_scatter_transposed_kernel", {"block_edges": 16, "block_channels": 32}),
-            ("_attention_kernel", ATTENTION | {"shared": False}),
-            ("_attention_kernel", ATTENTION | {"shared": True, "bias": None}),
-            ("_attention_backward_kernel", ATTENTION),
-            ("_attention_backward_kernel", ATTENTION | {"grad_alpha": None}),
+            (primitives._dot_kernel, TILE),
+            (primitives._gather_kernel, TILE),
+            (primitives._scatter_kernel, TILE),
+            (primitives._scatter_kernel, TILE | NOBODY),
+            (primitives._scatter_transposed_kernel, EDGES),
+            (_attention_kernel, ATTENTION | {"shared": False}),
+            (_attention_kernel, ATTENTION | {"shared": True, "bias": None}),
+            (_attention_backward_kernel, ATTENTION),
+            (_attention_backward_kernel, ATTENTION | {"grad_alpha": None}),
+            (_corners_kernel, CORNERS),
+            (_corners_backward_kernel, CORNERS),
         ]
         FEATURES = {"x", "other_x", "table", "query", "key", "value", "grad_out", "grad_query"}
         INDICES = {"index", "order", "start"}
-        SIZES = {"num_nodes", "degree", "width", "key_width", "value_width"}
+        SIZES = {"num_nodes", "degree", "width", "key_width", "value_width", "num_rows",
+                 "num_samples", "nodes_of_map", "length_0", "length_1", "length_2"}
 
         def signature(names, constants, dtype):
             for name in names:
@@ -131,13 +141,12 @@ def test_kernels_compile_for_a_gpu():
                     half = name in FEATURES
                     yield name, "*i32" if name in INDICES else dtype if half else "*fp32"
 
-        for name, constants in CASES:
-            kernel = getattr(triton_kernels, name)
+        for kernel, constants in CASES:
             for dtype in ("*fp32", "*bf16"):
                 types = dict(signature(kernel.arg_names, constants, dtype))
                 source = ASTSource(fn=kernel, signature=types, constexprs=constants)
                 compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-                print(name, len(compiled.asm["cubin"]) > 0)
+                print(kernel, len(compiled.asm["cubin"]) > 0)
         """
     )
-    assert out.count("True") == 18
+    assert out.count("True") == 22

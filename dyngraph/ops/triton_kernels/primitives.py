@@ -1,0 +1,236 @@
+"""The kernels of :mod:`dyngraph.ops.primitives`."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dyngraph.ops.backend import accumulator
+from dyngraph.ops.torch_kernels import transpose_index
+from dyngraph.ops.triton_kernels.tiles import (
+    device,
+    load_rows,
+    program_columns,
+    program_nodes,
+    tile,
+)
+
+# Edges that a program sums at a time along the transposed graph.
+_EDGES = 16
+
+
+def dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
+    num_nodes, degree = index.shape
+    out = x.new_zeros(groups, num_nodes, degree, dtype=accumulator(x.dtype))
+    width = x.shape[1] // groups
+    if 0 in (out.numel(), table.numel()):
+        return out
+    block_nodes, block_channels = tile(width)
+    with device(x):
+        _dot_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
+            x.contiguous(),
+            table.contiguous(),
+            index.contiguous(),
+            out,
+            num_nodes,
+            degree,
+            width,
+            block_nodes,
+            block_channels,
+        )
+    return out
+
+
+def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    groups, num_nodes, degree = weight.shape
+    out = table.new_zeros(num_nodes, table.shape[1])
+    width = table.shape[1] // groups
+    if 0 in (out.numel(), index.numel(), table.numel()):
+        return out
+    block_nodes, block_channels = tile(width)
+    with device(table):
+        _gather_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
+            weight.contiguous(),
+            table.contiguous(),
+            index.contiguous(),
+            out,
+            num_nodes,
+            degree,
+            width,
+            block_nodes,
+            block_channels,
+        )
+    return out
+
+
+def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
+    """By atomics; or, if it has to be deterministic, over the transposed graph."""
+    return sum_terms(index, num_rows, (weight, x))
+
+
+def sum_terms(
+    index: Tensor,
+    num_rows: int,
+    term: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+) -> Tensor:
+    """The sum of one or two terms of weights and nodes, in one pass."""
+    weight, x = term
+    groups, num_nodes, degree = weight.shape
+    width = x.shape[1] // groups
+    out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
+    if 0 in (out.numel(), weight.numel()):
+        return out.to(x.dtype)
+    terms = [None if tensor is None else tensor.contiguous() for tensor in (*term, *other)]
+    block_nodes, block_channels = tile(width)
+    with device(x):
+        if torch.are_deterministic_algorithms_enabled():
+            order, start = transpose_index(index, num_rows)
+            _scatter_transposed_kernel[(num_rows, groups)](
+                *terms,
+                order,
+                start,
+                out,
+                num_nodes,
+                degree,
+                width,
+                _EDGES,
+                block_channels,
+            )
+        else:
+            _scatter_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
+                *terms,
+                index.contiguous(),
+                out,
+                num_nodes,
+                degree,
+                width,
+                block_nodes,
+                block_channels,
+            )
+    return out.to(x.dtype)
+
+
+@triton.jit
+def _dot_kernel(
+    x,
+    table,
+    index,
+    out,
+    num_nodes,
+    degree,
+    width,
+    block_nodes: tl.constexpr,
+    block_channels: tl.constexpr,
+):
+    dtype: tl.constexpr = out.dtype.element_ty
+    num_channels = tl.num_programs(1) * width
+    node, live = program_nodes(num_nodes, block_nodes)
+    column, inside = program_columns(width, block_channels)
+    x_tile = load_rows(x, node, live, column, inside, num_channels, dtype)
+    edge = node * degree
+    plane = tl.program_id(1).to(tl.int64) * num_nodes * degree
+    for _ in range(degree):
+        row = tl.load(index + edge, live, other=0)
+        rows = load_rows(table, row, live, column, inside, num_channels, dtype)
+        tl.store(out + plane + edge, tl.sum(x_tile * rows, axis=1), live)
+        edge += 1
+
+
+@triton.jit
+def _gather_kernel(
+    weight,
+    table,
+    index,
+    out,
+    num_nodes,
+    degree,
+    width,
+    block_nodes: tl.constexpr,
+    block_channels: tl.constexpr,
+):
+    dtype: tl.constexpr = weight.dtype.element_ty
+    num_channels = tl.num_programs(1) * width
+    node, live = program_nodes(num_nodes, block_nodes)
+    column, inside = program_columns(width, block_channels)
+    edge = node * degree
+    plane = tl.program_id(1).to(tl.int64) * num_nodes * degree
+    total = tl.zeros([block_nodes, block_channels], dtype)
+    for _ in range(degree):
+        row = tl.load(index + edge, live, other=0)
+        factor = tl.load(weight + plane + edge, live, other=0)
+        total += factor[:, None] * load_rows(table, row, live, column, inside, num_channels, dtype)
+        edge += 1
+    place = node[:, None] * num_channels + column[None, :]
+    tl.store(out + place, total.to(out.dtype.element_ty), live[:, None] & inside[None, :])
+
+
+@triton.jit
+def _scatter_kernel(
+    weight,
+    x,
+    other_weight,
+    other_x,
+    index,
+    out,
+    num_nodes,
+    degree,
+    width,
+    block_nodes: tl.constexpr,
+    block_channels: tl.constexpr,
+):
+    dtype: tl.constexpr = out.dtype.element_ty
+    num_channels = tl.num_programs(1) * width
+    node, live = program_nodes(num_nodes, block_nodes)
+    column, inside = program_columns(width, block_channels)
+    x_tile = load_rows(x, node, live, column, inside, num_channels, dtype)
+    if other_x is not None:
+        other_tile = load_rows(other_x, node, live, column, inside, num_channels, dtype)
+    edge = node * degree
+    plane = tl.program_id(1).to(tl.int64) * num_nodes * degree
+    for _ in range(degree):
+        row = tl.load(index + edge, live, other=0)
+        part = tl.load(weight + plane + edge, live, other=0)[:, None] * x_tile
+        if other_x is not None:
+            part += tl.load(other_weight + plane + edge, live, other=0)[:, None] * other_tile
+        place = row.to(tl.int64)[:, None] * num_channels + column[None, :]
+        tl.atomic_add(out + place, part, live[:, None] & inside[None, :], sem="relaxed")
+        edge += 1
+
+
+@triton.jit
+def _scatter_transposed_kernel(
+    weight,
+    x,
+    other_weight,
+    other_x,
+    order,
+    start,
+    out,
+    num_nodes,
+    degree,
+    width,
+    block_edges: tl.constexpr,
+    block_channels: tl.constexpr,
+):
+    dtype: tl.constexpr = out.dtype.element_ty
+    num_channels = tl.num_programs(1) * width
+    row = tl.program_id(0).to(tl.int64)
+    column, inside = program_columns(width, block_channels)
+    plane = tl.program_id(1).to(tl.int64) * num_nodes * degree
+    total = tl.zeros([block_channels], dtype)
+    end = tl.load(start + row + 1)
+    for first in range(tl.load(start + row), end, block_edges):
+        at = first + tl.arange(0, block_edges)
+        live = at < end
+        edge = tl.load(order + at, live, other=0).to(tl.int64)
+        node = edge // degree
+        factor = tl.load(weight + plane + edge, live, other=0)
+        part = factor[:, None] * load_rows(x, node, live, column, inside, num_channels, dtype)
+        if other_x is not None:
+            factor = tl.load(other_weight + plane + edge, live, other=0)
+            part += factor[:, None] * load_rows(
+                other_x, node, live, column, inside, num_channels, dtype
+            )
+        total += tl.sum(part, axis=0)
+    tl.store(out + row * num_channels + column, total, inside)

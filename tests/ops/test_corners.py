@@ -1,0 +1,75 @@
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dyngraph import Grid, Neighborhood
+from dyngraph.ops import torch_kernels, use_backend
+
+PADDING_MODES = ["zeros", "border"]
+SPECIAL = [torch.inf, -torch.inf, torch.nan, 1e30, -1e30, -1.0, 0.0, 1.0, 2.0]
+
+
+def corners_and_gradient(backend, grid, pos, padding_mode, upstream):
+    pos = pos.clone().requires_grad_()
+    with use_backend(backend):
+        near = Neighborhood(grid, pos, padding_mode)
+        return near.index, near.weight, *torch.autograd.grad(near.weight, pos, upstream)
+
+
+@st.composite
+def positions(draw):
+    """Some of them on nodes and borders, far away, or not finite."""
+    num_axes = draw(st.integers(1, 3))
+    size = st.lists(st.integers(1, 4), min_size=num_axes, max_size=num_axes)
+    grid = Grid(draw(st.lists(size, min_size=1, max_size=3)))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    pos = reference.random_positions(grid, draw(st.integers(1, 4)), dtype=dtype)
+    special = torch.tensor(SPECIAL, dtype=dtype)[torch.randint(len(SPECIAL), pos.shape)]
+    return grid, torch.where(torch.rand_like(pos) < 0.2, special, pos)
+
+
+@given(positions(), st.sampled_from(PADDING_MODES))
+def test_backends_agree(drawn, padding_mode):
+    grid, pos = drawn
+    upstream = torch.randn(pos.shape[0], 2 ** pos.shape[2], pos.shape[1], dtype=pos.dtype)
+    want = corners_and_gradient("pyg", grid, pos, padding_mode, upstream)
+    for backend in ("torch", "triton"):
+        got = corners_and_gradient(backend, grid, pos, padding_mode, upstream)
+        torch.testing.assert_close(got, want, equal_nan=True)
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+def test_chunks_give_the_same(monkeypatch, padding_mode):
+    grid = Grid([[4, 3], [4, 3], [2, 5]])
+    pos = reference.random_positions(grid, 3)
+    upstream = torch.randn(grid.num_nodes, 4, 3)
+    whole = corners_and_gradient("torch", grid, pos, padding_mode, upstream)
+    monkeypatch.setattr(torch_kernels, "_SAMPLES", 15)
+    chunked = corners_and_gradient("torch", grid, pos, padding_mode, upstream)
+    assert all(torch.equal(a, b) for a, b in zip(whole, chunked, strict=True))
+
+
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_gradients(num_axes, padding_mode):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    pos = reference.random_positions(grid, 2, dtype=torch.float64).requires_grad_()
+
+    def weight(pos):
+        return Neighborhood(grid, pos, padding_mode).weight
+
+    assert torch.autograd.gradcheck(weight, pos)
+    assert torch.autograd.gradgradcheck(weight, pos)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_operators(backend):
+    # Without gradients: the check can't draw one of an index.
+    pos = reference.random_positions(Grid([[3, 4], [3, 4]]), 2)
+    torch.library.opcheck(torch.ops.dyngraph.corners, (pos, [3, 4], 2, False, torch.int32, backend))
+    torch.library.opcheck(
+        torch.ops.dyngraph.corners_backward,
+        (torch.randn(24, 4, 2), pos, [3, 4], True, backend),
+    )
