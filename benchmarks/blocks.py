@@ -42,9 +42,9 @@ CASES: dict[str, tuple[tuple[int, tuple[int, int]], dict[str, Callable[[int], nn
 }
 
 
-def forward_bf16(module: nn.Module, *inputs: object) -> Callable[[], None]:
-    run = forward(module, *inputs)
-    return torch.autocast("cpu", dtype=torch.bfloat16)(run)
+def bf16(run: Callable[[], None], device: str = "cpu") -> Callable[[], None]:
+    """The same under autocast."""
+    return torch.autocast(device, dtype=torch.bfloat16)(run)
 
 
 def training_step(module: nn.Module, maps: Tensor) -> Callable[[], None]:
@@ -58,10 +58,11 @@ def training_step(module: nn.Module, maps: Tensor) -> Callable[[], None]:
     return run
 
 
-def layer(block: nn.Module, size: tuple[int, int]) -> Callable[[], None]:
+def layer(block: nn.Module, size: tuple[int, int], device: str = "cpu") -> Callable[[], None]:
     """The forward pass of the graph layer inside a block."""
-    grid = Grid([size])
-    return forward(block.conv, torch.randn(grid.num_nodes, block.conv.in_channels), grid)
+    grid = Grid([size], device)
+    x = torch.randn(grid.num_nodes, block.conv.in_channels, device=device)
+    return forward(block.conv, x, grid)
 
 
 def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> dict:
@@ -70,7 +71,7 @@ def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> di
     blocks = {name: make(channels) for name, make in makers.items()}
     passes = {
         "forward": {name: forward(block, maps) for name, block in blocks.items()},
-        "forward, bf16": {name: forward_bf16(block, maps) for name, block in blocks.items()},
+        "forward, bf16": {name: bf16(forward(block, maps)) for name, block in blocks.items()},
         "layer": {name: layer(block, size) for name, block in blocks.items()},
         "training step": {name: training_step(block, maps) for name, block in blocks.items()},
     }

@@ -30,20 +30,20 @@ NONLOCAL_LIMIT = 256 * 256
 
 
 @torch.no_grad()
-def measure(rounds: int) -> dict[str, list[dict[str, float]]]:
-    layers = {name: make().eval() for name, make in LAYERS.items()}
+def measure(rounds: int, device: str = "cpu") -> dict[str, list[dict[str, float]]]:
+    layers = {name: make().eval().to(device) for name, make in LAYERS.items()}
     curves: dict[str, list[dict[str, float]]] = {name: [] for name in layers}
     for size in tqdm(SIZES, unit="size"):
-        grid = Grid([size])
-        x = torch.randn(grid.num_nodes, CHANNELS)
+        grid = Grid([size], device)
+        x = torch.randn(grid.num_nodes, CHANNELS, device=device)
         runs = {
             name: partial(layer, x, grid)
             for name, layer in layers.items()
             if name != "Non-local" or grid.num_nodes <= NONLOCAL_LIMIT
         }
-        for name, milliseconds in times(runs, rounds).items():
-            point = {"nodes": grid.num_nodes, "ms": milliseconds, "MB": peak_memory(runs[name])}
-            curves[name].append(point)
+        for name, milliseconds in times(runs, rounds, device).items():
+            megabytes = peak_memory(runs[name], device)
+            curves[name].append({"nodes": grid.num_nodes, "ms": milliseconds, "MB": megabytes})
     return curves
 
 

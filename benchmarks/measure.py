@@ -8,6 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,35 +44,52 @@ def forward(module: nn.Module, *inputs: object) -> Callable[[], None]:
     return run
 
 
-def times(contenders: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
+def times(
+    contenders: dict[str, Callable[[], Any]], rounds: int = 5, device: str = "cpu"
+) -> dict[str, float]:
     """The median time of each contender in milliseconds.
 
     They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`: a short run
     right after a long one of another contender would pay for the memory and caches that it lost.
     """
-    repeats = {}
-    for name, run in contenders.items():
-        run()
-        repeats[name] = max(1, int(TURN / _seconds(run)))
+    turns = {name: _turn(run, device) for name, run in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
-        for name, run in contenders.items():
+        for name, turn in turns.items():
             gc.collect()
-            taken[name] += [_seconds(run) for _ in range(repeats[name])]
-    return {name: MILLI * statistics.median(values) for name, values in taken.items()}
+            taken[name] += turn()
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def _turn(run: Callable[[], Any], device: str) -> Callable[[], list[float]]:
+    """A turn, which returns the milliseconds of each of its runs."""
+    run()
+    if device == "cuda":
+        # Only CUDA builds of PyTorch have Triton.
+        from triton.testing import do_bench
+
+        # By CUDA events around each run, with the GPU's cache cleared before it.
+        return partial(do_bench, run, rep=int(MILLI * TURN), return_mode="all")
+    repeats = max(1, int(TURN * MILLI / _milliseconds(run)))
+    return lambda: [_milliseconds(run) for _ in range(repeats)]
+
+
+def _milliseconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
-    return time.perf_counter() - start
+    return MILLI * (time.perf_counter() - start)
 
 
-def peak_memory(run: Callable[[], Any]) -> float:
+def peak_memory(run: Callable[[], Any], device: str = "cpu") -> float:
     """The most memory in MB that a run holds beyond what was there before, by PyTorch's count.
 
     The run should be warm: what it keeps for later runs counts too.
     """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / MEGA
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = peak = 0
@@ -90,7 +108,8 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         cpu = next(iter(models), cpu)
-    return {
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return gpu | {
         "cpu": cpu,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -40,22 +40,23 @@ def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     scale = pos.new_tensor([2 / (height - 1), 2 / (width - 1)])
     places = (pos * scale - 1).flip(-1).unsqueeze(0)
-    return F.grid_sample(x.view(1, -1, height, width), places, align_corners=True)[0]
+    maps = x.view(1, -1, height, width).to(pos.dtype)
+    return F.grid_sample(maps, places, align_corners=True)[0].to(x.dtype)
 
 
 def unfold(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
     """All nodes' samples ``[C, N, K]`` by a deformable convolution that copies: DGMN's own way."""
     channels, taps = len(x), pos.shape[1]
-    copies = torch.eye(taps).view(taps, 1, 3, 3).repeat(channels, 1, 1, 1)
-    maps = x.view(1, channels, *size)
+    copies = torch.eye(taps).to(pos).view(taps, 1, 3, 3).repeat(channels, 1, 1, 1)
+    maps = x.view(1, channels, *size).to(pos.dtype)
     samples = deform_conv2d(maps, offsets(pos, size), copies, padding=1)
-    return samples.view(channels, taps, -1).transpose(1, 2)
+    return samples.view(channels, taps, -1).transpose(1, 2).to(x.dtype)
 
 
 def offsets(pos: Tensor, size: tuple[int, int]) -> Tensor:
     """How far samples are from the taps of a 3x3 convolution, as `deform_conv2d` takes them."""
-    taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
-    offset = (pos - Grid([size]).pos.unsqueeze(1) - taps).view(*size, -1)
+    taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2).to(pos)
+    offset = (pos - Grid([size], pos.device).pos.unsqueeze(1) - taps).view(*size, -1)
     return offset.permute(2, 0, 1).unsqueeze(0)
 
 
@@ -70,7 +71,7 @@ def channels_last(run: Callable[..., Tensor], inputs: list[Tensor]) -> Contender
 
 
 def attention_case(
-    size: tuple[int, int], channels: int, samples: int, groups: int
+    size: tuple[int, int], channels: int, samples: int, groups: int, backend: str
 ) -> dict[str, Contender]:
     def attend(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
         keys, values = (grid_sample(x, pos, size).unflatten(0, (groups, -1)) for x in (key, value))
@@ -86,20 +87,22 @@ def attention_case(
     pos = Grid([size]).pos.unsqueeze(1) + 8 * torch.randn(nodes, samples, 2)
     inputs = [0.1 * torch.randn(nodes, channels) for _ in range(3)] + [pos]
     return {
-        OURS: Contender(partial(dyngraph, backend="torch"), inputs),
+        OURS: Contender(partial(dyngraph, backend=backend), inputs),
         "grid_sample": channels_first(attend, inputs),
         "grid_sample, channels_last": channels_last(attend, inputs),
         "materialised edges (PyG)": Contender(partial(dyngraph, backend="pyg"), inputs),
     }
 
 
-def message_case(size: tuple[int, int], channels: int, groups: int) -> dict[str, Contender]:
+def message_case(
+    size: tuple[int, int], channels: int, groups: int, backend: str
+) -> dict[str, Contender]:
     def weigh(weight: Tensor, value: Tensor, pos: Tensor, sample: Callable) -> Tensor:
         values = sample(value, pos, size).unflatten(0, (groups, -1))
         return torch.einsum("ngk,gcnk->gcn", weight, values).flatten(0, 1).t()
 
     def dyngraph(weight: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-        return sampled_sum(weight, value, Neighborhood(Grid([size]), pos), backend="torch")
+        return sampled_sum(weight, value, Neighborhood(Grid([size]), pos), backend=backend)
 
     nodes = size[0] * size[1]
     inputs = [torch.randn(nodes, groups, 9), torch.randn(nodes, channels), walks(size)]
@@ -111,13 +114,17 @@ def message_case(size: tuple[int, int], channels: int, groups: int) -> dict[str,
     }
 
 
-def prediction_case(size: tuple[int, int], channels: int, outputs: int) -> dict[str, Contender]:
+def prediction_case(
+    size: tuple[int, int], channels: int, outputs: int, backend: str
+) -> dict[str, Contender]:
     def deformable(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
         maps, weight = x.view(1, channels, *size), filters.unflatten(2, (3, 3))
-        return deform_conv2d(maps, offsets(pos, size), weight, padding=1)[0].flatten(1).t()
+        maps, weight = maps.to(pos.dtype), weight.to(pos.dtype)
+        out = deform_conv2d(maps, offsets(pos, size), weight, padding=1)
+        return out[0].flatten(1).t().to(x.dtype)
 
     def dyngraph(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
-        return sampled_convolution(x, filters, Neighborhood(Grid([size]), pos), backend="torch")
+        return sampled_convolution(x, filters, Neighborhood(Grid([size]), pos), backend=backend)
 
     def product(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
         return project(x, filters.permute(2, 0, 1).flatten(0, 1))
@@ -138,32 +145,46 @@ def walks(size: tuple[int, int]) -> Tensor:
     return pos + torch.randn_like(pos)
 
 
-def nonlocal_case(size: tuple[int, int], channels: int, samples: int) -> dict[str, Contender]:
+def nonlocal_case(
+    size: tuple[int, int], channels: int, samples: int, backend: str
+) -> dict[str, Contender]:
     """Not the same function: all nodes against the samples."""
 
     def full(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(query[None], key[None], value[None], scale=1.0)[0]
+        heads = (x[None, None] for x in (query, key, value))
+        return F.scaled_dot_product_attention(*heads, scale=1.0)[0, 0]
 
-    ours = attention_case(size, channels, samples, 1)[OURS]
+    ours = attention_case(size, channels, samples, 1, backend)[OURS]
     return {OURS: ours, "Non-local (SDPA, all nodes)": Contender(full, ours.inputs, False)}
 
 
 CASES = {
-    "attention, 128x256, C 256, K 9": lambda: attention_case((128, 256), 256, 9, 1),
-    "attention, 128x256, C 256, K 9, 8 groups": lambda: attention_case((128, 256), 256, 9, 8),
-    "attention, 65x65, C 256, K 9": lambda: attention_case((65, 65), 256, 9, 1),
-    "DGMN message, 97x97, C 512, 4 groups": lambda: message_case((97, 97), 512, 4),
-    "DGMN prediction, 97x97, C 512 to 45": lambda: prediction_case((97, 97), 512, 45),
-    "attention against all nodes, 128x256, C 256": lambda: nonlocal_case((128, 256), 256, 9),
+    "attention, 128x256, C 256, K 9": lambda backend: attention_case(
+        (128, 256), 256, 9, 1, backend
+    ),
+    "attention, 128x256, C 256, K 9, 8 groups": lambda backend: attention_case(
+        (128, 256), 256, 9, 8, backend
+    ),
+    "attention, 65x65, C 256, K 9": lambda backend: attention_case((65, 65), 256, 9, 1, backend),
+    "DGMN message, 97x97, C 512, 4 groups": lambda backend: message_case((97, 97), 512, 4, backend),
+    "DGMN prediction, 97x97, C 512 to 45": lambda backend: prediction_case(
+        (97, 97), 512, 45, backend
+    ),
+    "attention against all nodes, 128x256, C 256": lambda backend: nonlocal_case(
+        (128, 256), 256, 9, backend
+    ),
 }
 
 
-def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, dict]:
+def measure(
+    contenders: dict[str, Contender], rounds: int, device: str = "cpu", tolerance: float = 1e-3
+) -> dict[str, dict]:
+    """Times and memory of each contender, after a check that all compute the same."""
     with torch.no_grad():
         expected = contenders[OURS].run(*contenders[OURS].inputs)
         for run, inputs, same_function in contenders.values():
             if same_function:
-                torch.testing.assert_close(run(*inputs), expected, rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(run(*inputs), expected, rtol=tolerance, atol=tolerance)
 
     def forward(contender: Contender) -> Callable[[], None]:
         def call() -> None:
@@ -181,8 +202,8 @@ def measure(contenders: dict[str, Contender], rounds: int) -> dict[str, dict]:
     results: dict[str, dict] = {name: {} for name in contenders}
     for label, make in passes.items():
         runs = {name: make(contender) for name, contender in contenders.items()}
-        for name, milliseconds in times(runs, rounds).items():
-            results[name][label] = {"ms": milliseconds, "MB": peak_memory(runs[name])}
+        for name, milliseconds in times(runs, rounds, device).items():
+            results[name][label] = {"ms": milliseconds, "MB": peak_memory(runs[name], device)}
     return results
 
 
@@ -209,7 +230,7 @@ def main() -> None:
     results = {}
     for name in tqdm([name for name in CASES if args.case in name], unit="case"):
         torch.manual_seed(0)
-        results[name] = measure(CASES[name](), args.rounds)
+        results[name] = measure(CASES[name]("torch"), args.rounds)
         write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
     print(report(results))
 

@@ -23,7 +23,7 @@ class Grid:
     Args:
         sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}.
         device: Where :attr:`sizes`, :attr:`ptr`, :attr:`batch` and :attr:`pos` are created.
-            Defaults to the device of ``sizes``.
+            Defaults to the device of ``sizes``, or PyTorch's default device if they are no tensor.
 
     Raises:
         TypeError: If ``sizes`` are not integers.
@@ -50,7 +50,7 @@ class Grid:
         if any(length < 0 for shape in shapes for length in shape):
             raise ValueError(f"sizes: expected no negative number, got {shapes}")
         if device is None:
-            device = sizes.device if isinstance(sizes, Tensor) else "cpu"
+            device = sizes.device if isinstance(sizes, Tensor) else torch.get_default_device()
         self._set(
             tuple((len(list(run)), shape) for shape, run in groupby(shapes)),
             table.shape[1],

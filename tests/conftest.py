@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,3 +18,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where there is a GPU, the tests of the Triton backend run on it."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    triton = "triton" in parameters.values() or "triton" in request.node.path.name
+    torch.set_default_device("cuda" if triton and torch.cuda.is_available() else None)
+    yield
+    torch.set_default_device(None)

@@ -20,6 +20,12 @@ def mixed_maps(num_axes, channels=3, dtype=torch.float32):
     return [torch.randn(channels, *size).to(dtype) for size in reference.MIXED_SIZES[num_axes]]
 
 
+def test_default_device():
+    with torch.device("meta"):
+        assert Grid([[2, 2]]).device.type == "meta"
+        assert Grid(torch.tensor([[2, 2]], device="cpu")).device.type == "cpu"
+
+
 def test_grid_of_sizes():
     grid = Grid([[2, 2], [2, 2], [1, 3]])
     assert (grid.batch_size, grid.num_axes, grid.num_nodes) == (3, 2, 11)

@@ -61,6 +61,29 @@ def test_half_types(shared, dtype):
         torch.testing.assert_close(half.float(), full, rtol=0, atol=1e-2 * full.abs().max().item())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs():
+    grid = Grid([[10, 13]])
+    pos = reference.random_positions(grid, 3)
+    x = torch.randn(130, 40, requires_grad=True)
+
+    def run():
+        out = sampled_attention(x, x, x, Neighborhood(grid, pos), 2)
+        return out, *torch.autograd.grad(out.square().sum(), x)
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.testing.assert_close(captured, run())
+
+
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(backends, "_HAS_TRITON", False)
     near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
