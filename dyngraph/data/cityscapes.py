@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.datasets import Cityscapes
 from torchvision.transforms.v2 import functional as F
 
+from dyngraph.data.files import read_image
 from dyngraph.data.labels import encode_labels
 
 _SPLITS = ("train", "val", "test")
+_FORMATS = ("PNG",)
 
 
 class CityscapesSegmentation(Dataset[tuple[Tensor, Tensor]]):
@@ -88,7 +89,7 @@ class CityscapesSegmentation(Dataset[tuple[Tensor, Tensor]]):
 
     def _load(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.image_paths[index], self.label_paths[index]
-        image = tv_tensors.Image(F.pil_to_tensor(_read_png(image_path).convert("RGB")))
+        image = tv_tensors.Image(F.pil_to_tensor(read_image(image_path, _FORMATS).convert("RGB")))
         label = tv_tensors.Mask(_read_label(label_path))
         if image.shape[-2:] != label.shape[-2:]:
             raise ValueError(
@@ -101,18 +102,8 @@ class CityscapesSegmentation(Dataset[tuple[Tensor, Tensor]]):
         return image, tv_tensors.Mask(label, dtype=torch.int64)
 
 
-def _read_png(path: Path) -> Image.Image:
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()
-            return image
-    # Pillow has no common base class for what it raises on broken and oversized files.
-    except Exception as error:
-        raise OSError(f"{path}: expected a readable PNG image, got {error!r}") from error
-
-
 def _read_label(path: Path) -> Tensor:
-    image = _read_png(path)
+    image = read_image(path, _FORMATS)
     if image.mode != "L":
         raise ValueError(f"{path}: expected an 8-bit grey image of ids, got mode {image.mode}")
     try:

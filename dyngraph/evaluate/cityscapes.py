@@ -7,11 +7,9 @@ import io
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
+from dyngraph.data.files import write_png
 from dyngraph.data.labels import CLASS_NAMES, decode_labels
 
 
@@ -27,9 +25,7 @@ def write_prediction(folder: str | Path, image_path: str | Path, classes: Tensor
         The path of the file.
     """
     path = prediction_path(folder, image_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ids = decode_labels(classes.cpu()).to(torch.uint8).numpy()
-    Image.fromarray(np.ascontiguousarray(ids)).save(path)
+    write_png(path, decode_labels(classes.cpu()).numpy())
     return path
 
 
