@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn.evaluation_mode import evaluation_mode
 
 #: The context blocks by name, each built for a number of channels.
 CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
@@ -135,12 +136,8 @@ def _by_name(features: Tensor | list[Tensor] | tuple[Tensor, ...] | dict) -> dic
 @torch.no_grad()
 def _feature_channels(backbone: nn.Module) -> dict[str, int]:
     """The channels of each feature map, from a run on a small image."""
-    modes = {module: module.training for module in backbone.modules()}
     parameter = next(backbone.parameters(), torch.empty(0))
-    try:
-        image = torch.zeros(1, 3, 64, 64, device=parameter.device, dtype=parameter.dtype)
-        features = _by_name(backbone.eval()(image))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    image = torch.zeros(1, 3, 64, 64, device=parameter.device, dtype=parameter.dtype)
+    with evaluation_mode(backbone):
+        features = _by_name(backbone(image))
     return {name: feature.shape[1] for name, feature in features.items()}

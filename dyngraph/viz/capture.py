@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dyngraph.grid import Grid
+from dyngraph.nn.evaluation_mode import evaluation_mode
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -36,12 +37,10 @@ def capture_input(
         )
     received: list[tuple[Tensor, Grid]] = []
     handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[:2]))
-    modes = {module: module.training for module in model.modules()}
     try:
-        model.eval()(image)
+        with evaluation_mode(model):
+            model(image)
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         handle.remove()
     x, grid = received[0]
     return layer, x, grid
