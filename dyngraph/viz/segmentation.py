@@ -9,10 +9,19 @@ from torch import Tensor
 from dyngraph.data.labels import IGNORE, PALETTE
 
 
-def colorize(label: Tensor) -> Tensor:
-    r"""The Cityscapes colours of training ids: ``[H, W] -> [3, H, W]``, uint8; ignored is black."""
+def colorize(label: Tensor, palette: Tensor = PALETTE) -> Tensor:
+    r"""The colours of classes.
+
+    Args:
+        label: Classes ``[H, W]`` in 0..255. Those without a colour become black.
+        palette: The RGB colours ``[C, 3]``, uint8, of at most 255 classes. Defaults to those of the
+            Cityscapes training ids.
+
+    Returns:
+        ``[3, H, W]``, uint8, on the CPU.
+    """
     colors = torch.zeros(IGNORE + 1, 3, dtype=torch.uint8)
-    colors[: len(PALETTE)] = PALETTE
+    colors[: len(palette)] = palette
     return colors[label.cpu().long()].permute(2, 0, 1)
 
 

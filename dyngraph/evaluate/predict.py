@@ -1,0 +1,138 @@
+"""Predictions for a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+from dyngraph.data.files import read_image, write_png
+from dyngraph.data.labels import IGNORE, PALETTE
+from dyngraph.data.transforms import eval_transform
+from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
+from dyngraph.evaluate.inference import Inference
+from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.viz.segmentation import colorize
+
+_FORMATS = ("PNG", "JPEG")
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_CITYSCAPES_SUFFIX = "_leftImg8bit.png"
+
+
+@torch.inference_mode()
+def predict_folder(
+    model: nn.Module,
+    images: str | Path,
+    out: str | Path,
+    inference: Inference,
+    palette: Tensor = PALETTE,
+    label_ids: bool = False,
+    progress: bool = True,
+) -> None:
+    r"""Segments the images of a folder and writes what is found as PNG files.
+
+    For every PNG or JPEG image in ``images`` and the folders below, there will be
+
+    - ``labels/….png``, the class of every pixel, 8-bit grey;
+    - ``overlays/….png``, the image blended with the colours of the classes;
+    - with ``label_ids``, ``label_ids/…_pred_labelIds.png``, what the evaluation server of
+      Cityscapes takes,
+
+    where … is the path of the image in ``images`` without its suffix; the server wants one folder,
+    so that the third has the name alone. Pixels are taken as stored, whatever orientation a JPEG
+    file asks for.
+
+    Files are whole as soon as they are there. An image all of whose files are there is skipped, so
+    that an interrupted run goes on where it stopped: give every model a folder of its own.
+
+    Args:
+        model: From normalised images ``[1, 3, H, W]`` to class scores ``[1, C, H, W]``, such as a
+            :class:`~dyngraph.train.SegmentationTask`. It is run in evaluation mode, where and in
+            the type in which its parameters are.
+        images: The folder of images.
+        out: The folder to write, made if it's missing. It must not be inside ``images``.
+        inference: How the model sees an image.
+        palette: The RGB colours of the classes, ``[C, 3]``, uint8.
+        label_ids: Whether classes are the training ids of Cityscapes, and to be written as its
+            label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
+        progress: Whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: If ``images`` is missing.
+        ValueError: If ``images`` has no image, or two that would be written to one file, ``out`` is
+            inside ``images``, ``palette`` is not ``[C, 3]``, uint8, with at most 255 colours or has
+            fewer than the model has classes, a name does not fit ``label_ids``, or the model
+            returns anything but scores of its input's size.
+        OSError: If a file cannot be read as a PNG or JPEG image.
+    """
+    images, out = Path(images), Path(out)
+    if palette.dim() != 2 or palette.shape[1] != 3 or palette.dtype != torch.uint8:
+        shape = list(palette.shape)
+        raise ValueError(f"palette: expected [C, 3], uint8, got {shape}, {palette.dtype}")
+    if len(palette) > IGNORE:
+        raise ValueError(f"palette: expected at most {IGNORE} colours, got {len(palette)}")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"out: expected a folder outside {images}, got {out}")
+    paths = _image_paths(images)
+    outputs = {path: _outputs(path, images, out, label_ids) for path in paths}
+    _check_distinct(outputs)
+    normalize = eval_transform()
+    parameter = next(model.parameters(), torch.empty(0))
+    with evaluation_mode(model):
+        for path in tqdm(paths, desc="predict", unit="image", disable=not progress):
+            if all(output.exists() for output in outputs[path]):
+                continue
+            picture = F.pil_to_tensor(read_image(path, _FORMATS).convert("RGB"))
+            image = normalize(picture).unsqueeze(0).to(parameter)
+            probabilities = inference(model, image, progress)[0]
+            if len(probabilities) > len(palette):
+                raise ValueError(
+                    f"palette: expected {len(probabilities)} colours, one for each class of the "
+                    f"model, got {len(palette)}"
+                )
+            classes = probabilities.argmax(dim=0).to(torch.uint8).cpu()
+            labels, overlay, *_ = outputs[path]
+            write_png(labels, classes.numpy())
+            write_png(overlay, _blend(picture, colorize(classes, palette)))
+            if label_ids:
+                write_prediction(out / "label_ids", path, classes)
+
+
+def _image_paths(images: Path) -> list[Path]:
+    if not images.is_dir():
+        raise FileNotFoundError(f"images: expected the folder {images}, which is missing")
+    files = (path for path in images.rglob("*") if path.is_file())
+    paths = sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise ValueError(f"images: expected PNG or JPEG images in {images}, got none")
+    return paths
+
+
+def _outputs(path: Path, images: Path, out: Path, label_ids: bool) -> list[Path]:
+    """The files for an image: labels, overlay and, if asked for, label ids."""
+    name = path.relative_to(images).with_suffix(".png")
+    outputs = [out / "labels" / name, out / "overlays" / name]
+    if label_ids:
+        if not path.name.endswith(_CITYSCAPES_SUFFIX):
+            raise ValueError(
+                f"label_ids: expected images with names …{_CITYSCAPES_SUFFIX}, got {path}"
+            )
+        outputs.append(prediction_path(out / "label_ids", path))
+    return outputs
+
+
+def _check_distinct(outputs: dict[Path, list[Path]]) -> None:
+    sources: dict[Path, Path] = {}
+    for path, files in outputs.items():
+        for file in files:
+            first = sources.setdefault(file, path)
+            if first != path:
+                raise ValueError(f"images: {first} and {path} would both be written to {file}")
+
+
+def _blend(picture: Tensor, colors: Tensor) -> np.ndarray:
+    return ((picture.int() + colors.int()) // 2).to(torch.uint8).permute(1, 2, 0).numpy()
