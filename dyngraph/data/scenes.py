@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import tempfile
 from colorsys import hsv_to_rgb
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets import Cityscapes
-from tqdm import tqdm
 
 from dyngraph.data.labels import TRAIN_ID_TO_ID
+from dyngraph.data.scene_writer import write_scenes
 from dyngraph.data.seed import derive_seed
 
 OBJECT_CLASSES: tuple[int, ...] = (13, 14, 15, 16)
@@ -26,11 +22,8 @@ Class ``2 * texture + shape``: cars and trucks stand below a fence, buses and tr
 cars and buses are tall boxes, trucks and trains are wide ones.
 """
 
-MARKER = "scenes.json"
-
 # The look of the scenes; a finished set of another version is not taken for one of this.
 _VERSION = 2
-_MAX_SCENES = 1_000_000
 
 # Rows of a scene of 64 units: the end of the strip, and where the street's parts begin.
 _STRIP = 12
@@ -92,38 +85,21 @@ def generate_scenes(
         ValueError: If a number of scenes is out of range, ``size`` is too small, or ``root`` holds
             scenes of other parameters or a data set from elsewhere.
     """
-    root = Path(root)
-    counts = {"train": num_train, "val": num_val}
-    for split, count in counts.items():
-        if not 0 <= count <= _MAX_SCENES:
-            raise ValueError(f"num_{split}: expected 0..{_MAX_SCENES}, got {count}")
     _check_size(size)
-    parameters: dict[str, Any] = {
+
+    def draw(split: str, number: int) -> tuple[Image.Image, Image.Image]:
+        image, ids = draw_scene(seed, split, number, size, cue, panels)
+        return Image.fromarray(image), Image.fromarray(ids)
+
+    parameters = {
         "version": _VERSION,
-        "num_train": num_train,
-        "num_val": num_val,
         "size": list(size),
         "seed": seed,
         "cue": cue,
         "panels": panels,
     }
-    if _read_marker(root, parameters):
-        return
-
-    root.mkdir(parents=True, exist_ok=True)
-    # Half-written files stay out of the folders in which the data set looks for images.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as scratch:
-        _write_marker(root, parameters, Path(scratch), finished=False)
-        scenes = [(split, number) for split, count in counts.items() for number in range(count)]
-        for split, number in tqdm(scenes, desc="scenes", unit="image", disable=not progress):
-            image_path, label_path = _paths(root, split, number)
-            if image_path.exists() and label_path.exists():
-                continue
-            image, ids = draw_scene(seed, split, number, size, cue, panels)
-            # The label comes first: an image that is there can be read with its label.
-            _write(label_path, _to_png(ids), Path(scratch))
-            _write(image_path, _to_png(image), Path(scratch))
-        _write_marker(root, parameters, Path(scratch), finished=True)
+    counts = {"train": num_train, "val": num_val}
+    write_scenes(root, counts, parameters, _paths, draw, texts={}, progress=progress)
 
 
 def draw_scene(
@@ -153,50 +129,14 @@ def _check_size(size: tuple[int, int]) -> None:
         )
 
 
-def _paths(root: Path, split: str, number: int) -> tuple[Path, Path]:
+def _paths(split: str, number: int) -> tuple[Path, Path]:
     # Predictions are matched by these names, so no two splits share them.
     city = f"{split}burg"
     name = f"{city}_{number:06d}_000000"
     return (
-        root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png",
-        root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png",
+        Path("leftImg8bit", split, city, f"{name}_leftImg8bit.png"),
+        Path("gtFine", split, city, f"{name}_gtFine_labelIds.png"),
     )
-
-
-def _read_marker(root: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the set is finished; an error if it's another one."""
-    path = root / MARKER
-    if not path.exists():
-        for folder in ("leftImg8bit", "gtFine"):
-            if (root / folder).exists():
-                raise ValueError(f"root: expected a new folder, got {root} with {folder} in it")
-        return False
-    try:
-        marker = json.loads(path.read_text())
-        found, finished = marker["parameters"], marker["finished"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"root: expected the parameters of scenes in {path}") from error
-    if found != parameters:
-        raise ValueError(f"root: expected scenes of {parameters}, got {found} in {root}")
-    return bool(finished)
-
-
-def _write_marker(root: Path, parameters: dict[str, Any], scratch: Path, finished: bool) -> None:
-    marker = {"finished": finished, "parameters": parameters}
-    _write(root / MARKER, json.dumps(marker, indent=2).encode(), scratch)
-
-
-def _write(path: Path, content: bytes, scratch: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = scratch / path.name
-    partial.write_bytes(content)
-    os.replace(partial, path)
-
-
-def _to_png(pixels: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    return content.getvalue()
 
 
 def _draw(

@@ -1,0 +1,169 @@
+"""What all data sets for semantic segmentation share: pairs of files, read and checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+Transform = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
+    r"""Images and the classes of their pixels, sorted by file name.
+
+    Images are PNG or JPEG files, labels are PNG files of one 8-bit value per pixel. A subclass says
+    where they lie (:meth:`folders`, :meth:`find_pairs`) and which classes the values mean
+    (:meth:`encode`).
+
+    Besides an index, ``dataset[index, seed]`` is possible: then the item's random augmentation is a
+    function of the seed alone, and torch's global random state stays as it was.
+
+    Args:
+        root: The folder of the data set.
+        split: One of ``splits``.
+        transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+
+    Attributes:
+        splits: The names of the splits.
+        class_names: The name of each class.
+        palette: The RGB colour of each class, ``[C, 3]``, uint8.
+        image_paths: The image of each item.
+        label_paths: The label of each item.
+
+    Shapes:
+        - **image:** ``[3, H, W]``, :class:`~torchvision.tv_tensors.Image`, uint8 before
+          ``transform``
+        - **label:** ``[H, W]``, :class:`~torchvision.tv_tensors.Mask`, int64, classes
+          ``0..num_classes - 1`` or 255, ignored
+
+    Raises:
+        ValueError: If ``split`` is unknown or has no image. When an item is loaded: if its files'
+            sizes differ, its image has grey values of 16 bits, or its label file has another mode
+            than 8-bit values or a value that is no class.
+        FileNotFoundError: If a folder or the image or label of an item is missing.
+        OSError: When an item is loaded: if one of its files cannot be read as an image.
+    """
+
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    palette: Tensor
+    image_paths: list[Path]
+    label_paths: list[Path]
+
+    label_modes: tuple[str, ...] = ("L",)
+    """Pillow's modes that a label file may have: ``"L"``, grey values, ``"P"``, palette indices."""
+
+    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
+        if split not in self.splits:
+            raise ValueError(f"split: expected one of {self.splits}, got {split!r}")
+        root = Path(root)
+        image_folder, label_folder = self.folders(root, split)
+        for folder in (root, image_folder, label_folder):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"root: expected the folder {folder}, which is missing")
+
+        pairs = sorted(self.find_pairs(root, split))
+        if not pairs:
+            raise ValueError(f"root: expected images in {image_folder}, got none")
+        for image, label in pairs:
+            if not image.is_file():
+                raise FileNotFoundError(f"root: expected the image {image}, which is missing")
+            if not label.is_file():
+                raise FileNotFoundError(f"root: expected {label}, the label of {image}")
+        self.image_paths = [image for image, _ in pairs]
+        self.label_paths = [label for _, label in pairs]
+        self.transform = transform
+
+    @abstractmethod
+    def folders(self, root: Path, split: str) -> tuple[Path, Path]:
+        r"""The folders that hold the images and the labels of a split."""
+
+    @abstractmethod
+    def find_pairs(self, root: Path, split: str) -> Iterable[tuple[Path, Path]]:
+        r"""The image and the label file of each item, in any order, whether they exist or not."""
+
+    @abstractmethod
+    def encode(self, values: Tensor) -> Tensor:
+        r"""The classes of a label file's values.
+
+        Args:
+            values: ``[H, W]``, uint8.
+
+        Returns:
+            Classes ``0..num_classes - 1`` or 255, ``[H, W]``, uint8.
+
+        Raises:
+            ValueError: If a value is no class.
+        """
+
+    @property
+    def num_classes(self) -> int:
+        r"""The number of classes."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if isinstance(index, tuple):
+            index, seed = index
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return self._load(index)
+        return self._load(index)
+
+    def _load(self, index: int) -> tuple[Tensor, Tensor]:
+        image_path, label_path = self.image_paths[index], self.label_paths[index]
+        picture = _open(image_path, "PNG", "JPEG")
+        if picture.mode.startswith("I"):
+            # Pillow would cut them off at 255.
+            raise ValueError(f"{image_path}: expected 8-bit colours, got mode {picture.mode}")
+        image = tv_tensors.Image(F.pil_to_tensor(picture.convert("RGB")))
+        label = tv_tensors.Mask(self._read_label(label_path))
+        if image.shape[-2:] != label.shape[-2:]:
+            raise ValueError(
+                f"expected image and label of one size, got {list(image.shape[-2:])} in "
+                f"{image_path} and {list(label.shape[-2:])} in {label_path}"
+            )
+        if self.transform is not None:
+            image, label = self.transform(image, label)
+        # Labels stay uint8 up to here, which makes their transforms cheaper.
+        return image, tv_tensors.Mask(label, dtype=torch.int64)
+
+    def _read_label(self, path: Path) -> Tensor:
+        image = _open(path, "PNG")
+        if image.mode not in self.label_modes:
+            modes = " or ".join(self.label_modes)
+            raise ValueError(f"{path}: expected 8-bit values, mode {modes}, got mode {image.mode}")
+        if image.mode == "L" and (depth := _bit_depth(path)) != 8:
+            # Pillow would stretch them to 0..255, which makes other classes of them.
+            raise ValueError(f"{path}: expected 8-bit grey values, got {depth} bits")
+        try:
+            return self.encode(F.pil_to_tensor(image)[0])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _open(path: Path, *formats: str) -> Image.Image:
+    try:
+        with Image.open(path, formats=formats) as image:
+            image.load()
+            return image
+    # Pillow has no common base class for what it raises on broken and oversized files.
+    except Exception as error:
+        expected = " or ".join(f"{name} image" for name in formats)
+        raise OSError(f"{path}: expected a readable {expected}, got {error!r}") from error
+
+
+def _bit_depth(png: Path) -> int:
+    with png.open("rb") as file:
+        return file.read(25)[24]
