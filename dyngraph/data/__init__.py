@@ -8,7 +8,10 @@ try:
 except ImportError as error:
     raise ImportError("dyngraph.data needs torchvision: pip install 'dyngraph[train]'") from error
 
+from dyngraph.data.ade20k import ADE20KSegmentation
 from dyngraph.data.cityscapes import CityscapesSegmentation
+from dyngraph.data.datasets import DATASETS, GENERATORS
+from dyngraph.data.folder import FolderSegmentation
 from dyngraph.data.labels import (
     CLASS_NAMES,
     ID_TO_TRAIN_ID,
@@ -19,24 +22,40 @@ from dyngraph.data.labels import (
     encode_labels,
 )
 from dyngraph.data.loader import ResumableLoader
+from dyngraph.data.pascal_context import PascalContextSegmentation
 from dyngraph.data.sampler import SeededSampler
 from dyngraph.data.scenes import OBJECT_CLASSES, generate_scenes
+from dyngraph.data.segmentation_dataset import SegmentationDataset
+from dyngraph.data.shape_scenes import (
+    generate_ade20k,
+    generate_folder,
+    generate_pascal_context,
+)
 from dyngraph.data.transforms import denormalize, eval_transform, train_transform
 
 __all__ = [
     "CLASS_NAMES",
+    "DATASETS",
+    "GENERATORS",
     "ID_TO_TRAIN_ID",
     "IGNORE",
     "OBJECT_CLASSES",
     "PALETTE",
     "TRAIN_ID_TO_ID",
+    "ADE20KSegmentation",
     "CityscapesSegmentation",
+    "FolderSegmentation",
+    "PascalContextSegmentation",
     "ResumableLoader",
     "SeededSampler",
+    "SegmentationDataset",
     "decode_labels",
     "denormalize",
     "encode_labels",
     "eval_transform",
+    "generate_ade20k",
+    "generate_folder",
+    "generate_pascal_context",
     "generate_scenes",
     "train_transform",
 ]

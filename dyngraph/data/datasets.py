@@ -1,0 +1,36 @@
+"""The data sets by name, and what writes small ones of their kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dyngraph.data.ade20k import ADE20KSegmentation
+from dyngraph.data.cityscapes import CityscapesSegmentation
+from dyngraph.data.folder import FolderSegmentation
+from dyngraph.data.pascal_context import PascalContextSegmentation
+from dyngraph.data.scenes import generate_scenes
+from dyngraph.data.segmentation_dataset import SegmentationDataset
+from dyngraph.data.shape_scenes import (
+    generate_ade20k,
+    generate_folder,
+    generate_pascal_context,
+)
+
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    "ade20k": ADE20KSegmentation,
+    "cityscapes": CityscapesSegmentation,
+    "folder": FolderSegmentation,
+    "pascal_context": PascalContextSegmentation,
+}
+"""The data sets by name, each a class of ``root``, ``split`` and ``transform``."""
+
+GENERATORS: dict[str, Callable[..., None]] = {
+    "ade20k": generate_ade20k,
+    "cityscapes": generate_scenes,
+    "folder": generate_folder,
+    "pascal_context": generate_pascal_context,
+}
+"""Functions by the same names that write a set in that one's files.
+
+Each takes ``root``, ``num_train``, ``num_val``, ``seed`` and ``progress``.
+"""

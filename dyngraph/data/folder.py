@@ -1,0 +1,65 @@
+"""A folder of one's own images and masks, for semantic segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from dyngraph.data.labels import IGNORE
+from dyngraph.data.name_list import read_names
+from dyngraph.data.segmentation_dataset import SegmentationDataset, Transform
+from dyngraph.data.voc_palette import voc_palette
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class FolderSegmentation(SegmentationDataset):
+    r"""Images and masks in folders of their own, sorted by file name.
+
+    ``classes.txt`` holds the name of a class a line. The images of a split are the files
+    ``*.jpg``, ``*.jpeg`` and ``*.png`` in ``images/<split>`` and the folders in it. The mask of
+    ``images/<split>/<name>.jpg`` is ``masks/<split>/<name>.png``. Its values, grey or palette
+    indices, are the classes: 0 is that of the first line; 255 is ignored. Colours are those of
+    PASCAL VOC. What is not said here is as for :class:`~dyngraph.data.SegmentationDataset`.
+
+    Args:
+        root: The folder that holds ``classes.txt``, ``images`` and ``masks``.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+
+    Raises:
+        ValueError: If ``classes.txt`` has no name, a name twice or more than 255 names.
+        FileNotFoundError: If ``classes.txt`` is missing.
+    """
+
+    splits = ("train", "val", "test")
+    label_modes = ("L", "P")
+
+    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
+        super().__init__(root, split, transform)
+        classes = Path(root, "classes.txt")
+        self.class_names = read_names(classes)
+        if self.num_classes > IGNORE:
+            raise ValueError(f"{classes}: expected at most {IGNORE} names, got {self.num_classes}")
+        self.palette = voc_palette(self.num_classes)
+
+    def folders(self, root: Path, split: str) -> tuple[Path, Path]:
+        return root / "images" / split, root / "masks" / split
+
+    def find_pairs(self, root: Path, split: str) -> Iterator[tuple[Path, Path]]:
+        image_folder, label_folder = self.folders(root, split)
+        for image in image_folder.rglob("*"):
+            if image.suffix.lower() in _IMAGE_SUFFIXES:
+                mask = image.relative_to(image_folder).with_suffix(".png")
+                yield image, label_folder / mask
+
+    def encode(self, values: Tensor) -> Tensor:
+        unknown = (values >= self.num_classes) & (values != IGNORE)
+        if unknown.any():
+            raise ValueError(
+                f"values: expected classes 0..{self.num_classes - 1} or {IGNORE}, "
+                f"got {int(values[unknown][0])}"
+            )
+        return values

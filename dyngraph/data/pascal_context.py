@@ -1,0 +1,61 @@
+"""PASCAL-Context with its 59 frequent classes, for semantic segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from dyngraph.data.name_list import read_names
+from dyngraph.data.one_based_labels import encode_one_based
+from dyngraph.data.segmentation_dataset import SegmentationDataset
+from dyngraph.data.voc_palette import voc_palette
+
+_CLASS_NAMES = """
+aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle,
+building, bus, cabinet, car, cat, ceiling, chair, cloth, computer, cow,
+cup, curtain, dog, door, fence, floor, flower, food, grass, ground,
+horse, keyboard, light, motorbike, mountain, mouse, person, plate, platform, pottedplant,
+road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table,
+track, train, tree, truck, tvmonitor, wall, water, window, wood
+"""
+
+
+class PascalContextSegmentation(SegmentationDataset):
+    r"""The images of PASCAL-Context and the 59 classes of their pixels, sorted by file name.
+
+    ``ImageSets/SegmentationContext/<split>.txt`` lists the names of a split, a name a line. Images
+    are ``JPEGImages/<name>.jpg``, labels ``SegmentationClassContext/<name>.png``. The value 0 of a
+    label file, background, is ignored. What is not said here is as for
+    :class:`~dyngraph.data.SegmentationDataset`.
+
+    Args:
+        root: The folder ``VOC2010``.
+        split: ``"train"`` or ``"val"``.
+        transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+
+    Raises:
+        ValueError: If the list has no name, or one that is no name of a file.
+        FileNotFoundError: If the list is missing.
+    """
+
+    splits = ("train", "val")
+    class_names = tuple(name.strip() for name in _CLASS_NAMES.split(","))
+    palette = voc_palette(59)
+    label_modes = ("L", "P")
+
+    def folders(self, root: Path, split: str) -> tuple[Path, Path]:
+        return root / "JPEGImages", root / "SegmentationClassContext"
+
+    def find_pairs(self, root: Path, split: str) -> Iterator[tuple[Path, Path]]:
+        image_folder, label_folder = self.folders(root, split)
+        names = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+        for name in read_names(names):
+            # A list from elsewhere must not lead out of the folders.
+            if set(name) & set("/\\\0"):
+                raise ValueError(f"{names}: expected names of files, got {name!r}")
+            yield image_folder / f"{name}.jpg", label_folder / f"{name}.png"
+
+    def encode(self, values: Tensor) -> Tensor:
+        return encode_one_based(values, self.num_classes)
