@@ -38,7 +38,7 @@ from dyngraph.nn import (
     NonLocalConv,
     RepGraphBlock,
 )
-from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
+from dyngraph.train import SegmentationDataModule, SegmentationTask, fit
 from dyngraph.viz import (
     capture_input,
     draw_affinities,
@@ -77,7 +77,7 @@ def train(
         task.load_state_dict(state["state_dict"])
         return model.eval(), json.loads(row_path.read_text())
     print(f"\n{name}")
-    data = CityscapesDataModule(
+    data = SegmentationDataModule(
         scenes, SIZE, batch_size=8, scale=(1, 1), num_workers=1, seed=seed, val_batch_size=20
     )
     start = time.perf_counter()

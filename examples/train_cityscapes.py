@@ -17,7 +17,7 @@ import torch
 from dyngraph.data import OBJECT_CLASSES, generate_scenes
 from dyngraph.models import segmenter
 from dyngraph.models.segmenter import CONTEXTS
-from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
+from dyngraph.train import SegmentationDataModule, SegmentationTask, fit
 
 PAPER = {
     "backbone": "resnet50",
@@ -92,7 +92,7 @@ def main() -> None:
         object_classes=None if args.data else list(OBJECT_CLASSES),
         seed=args.seed,
     )
-    module = CityscapesDataModule(
+    module = SegmentationDataModule(
         data,
         crop_size=tuple(args.crop),
         batch_size=args.batch_size,

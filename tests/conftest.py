@@ -24,7 +24,7 @@ def seed() -> None:
 def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where there is a GPU, the tests of the Triton backend run on it."""
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
-    triton = "triton" in parameters.values() or "triton" in request.node.path.name
+    triton = parameters.get("backend") == "triton" or "triton" in request.node.path.name
     torch.set_default_device("cuda" if triton and torch.cuda.is_available() else None)
     yield
     torch.set_default_device(None)

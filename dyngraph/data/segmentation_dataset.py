@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
+
+from dyngraph.data.files import read_image
 
 Transform = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -123,7 +124,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
     def _load(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.image_paths[index], self.label_paths[index]
-        picture = _open(image_path, "PNG", "JPEG")
+        picture = read_image(image_path, ("PNG", "JPEG"))
         if picture.mode.startswith("I"):
             # Pillow would cut them off at 255.
             raise ValueError(f"{image_path}: expected 8-bit colours, got mode {picture.mode}")
@@ -140,7 +141,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         return image, tv_tensors.Mask(label, dtype=torch.int64)
 
     def _read_label(self, path: Path) -> Tensor:
-        image = _open(path, "PNG")
+        image = read_image(path, ("PNG",))
         if image.mode not in self.label_modes:
             modes = " or ".join(self.label_modes)
             raise ValueError(f"{path}: expected 8-bit values, mode {modes}, got mode {image.mode}")
@@ -151,17 +152,6 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
             return self.encode(F.pil_to_tensor(image)[0])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-
-
-def _open(path: Path, *formats: str) -> Image.Image:
-    try:
-        with Image.open(path, formats=formats) as image:
-            image.load()
-            return image
-    # Pillow has no common base class for what it raises on broken and oversized files.
-    except Exception as error:
-        expected = " or ".join(f"{name} image" for name in formats)
-        raise OSError(f"{path}: expected a readable {expected}, got {error!r}") from error
 
 
 def _bit_depth(png: Path) -> int:

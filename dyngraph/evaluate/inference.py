@@ -28,9 +28,8 @@ class Inference:
     flips, and nothing is kept for gradients.
 
     Args:
-        window: The height and width of the windows in pixels of the resized image. Where that is
-            smaller, it is padded at the right and the bottom with zeros, the mean colour of
-            normalised images. Defaults to the whole resized image.
+        window: The height and width of the windows in pixels of the resized image, to which they
+            are cut. Defaults to the whole resized image.
         stride: The rows and columns from window to window. The last window of each axis ends with
             the image. Defaults to two thirds of the window, rounded up.
         scales: The factors of the image's size; sizes are rounded.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -31,9 +30,8 @@ def sliding_scores(
 ) -> Tensor:
     r"""The scores of an image, averaged over the windows that overlap in a pixel.
 
-    Every window goes through the model alone. An image that is smaller than the window is padded
-    with zeros, the mean colour of normalised images, at the right and the bottom. With a window of
-    the image's size the scores are those of the model, bit for bit.
+    Every window goes through the model alone, cut to the image where it is larger. With a window
+    that covers the image the scores are those of the model, bit for bit.
 
     Args:
         model: From images to class scores of their size.
@@ -48,20 +46,19 @@ def sliding_scores(
         ValueError: If the model returns anything but scores of its input's size.
     """
     height, width = image.shape[-2:]
-    padded = F.pad(image, (0, max(window[1] - width, 0), 0, max(window[0] - height, 0)))
     total = torch.empty(0)
-    count = torch.zeros(padded.shape[-2:], device=image.device)
+    count = torch.zeros(height, width, device=image.device)
     for top, left in window_corners((height, width), window, stride):
         area = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-        scores = model(padded[area])
-        _check_scores(scores, padded[area])
+        scores = model(image[area])
+        _check_scores(scores, image[area])
         if total.numel() == 0:
             # Sums of half types would be rounded with every window.
             dtype = torch.promote_types(scores.dtype, torch.float32)
-            total = scores.new_zeros((*scores.shape[:2], *padded.shape[-2:]), dtype=dtype)
+            total = scores.new_zeros((*scores.shape[:2], height, width), dtype=dtype)
         total[area] += scores
         count[area] += 1
-    return total.div_(count)[..., :height, :width]
+    return total.div_(count)
 
 
 def _starts(length: int, window: int, stride: int) -> Sequence[int]:

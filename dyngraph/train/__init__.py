@@ -5,15 +5,20 @@ try:
 except ImportError as error:
     raise ImportError("dyngraph.train needs lightning: pip install 'dyngraph[train]'") from error
 
-from dyngraph.train.data_module import CityscapesDataModule
+from dyngraph.train.checkpoint import load_weights, read_checkpoint
+from dyngraph.train.data_module import SegmentationDataModule
 from dyngraph.train.fit import fit
+from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.parameters import parameter_groups
-from dyngraph.train.task import SegmentationTask, segmentation_loss
+from dyngraph.train.task import SegmentationTask
 
 __all__ = [
-    "CityscapesDataModule",
+    "SegmentationDataModule",
     "SegmentationTask",
     "fit",
+    "ignore_easy_pixels",
+    "load_weights",
     "parameter_groups",
+    "read_checkpoint",
     "segmentation_loss",
 ]

@@ -1,4 +1,4 @@
-"""The data of a Cityscapes run."""
+"""The data of a run."""
 
 from __future__ import annotations
 
@@ -6,35 +6,46 @@ from pathlib import Path
 
 import lightning
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from dyngraph.data import (
-    CityscapesSegmentation,
+    DATASETS,
+    GENERATORS,
     ResumableLoader,
     SeededSampler,
+    SegmentationDataset,
     eval_transform,
     train_transform,
 )
 
+GENERATED = Path("runs/generated")
 
-class CityscapesDataModule(lightning.LightningDataModule):
-    r"""Cityscapes as it is on disk: augmented crops for training, whole images for validation.
+
+class SegmentationDataModule(lightning.LightningDataModule):
+    r"""A data set as it is on disk: augmented crops for training, whole images for validation.
 
     The whole training run is one sequence of samples that is a function of ``seed``: every pass
     over the images has its own order, every sample its own augmentation.
 
     Args:
-        root: The folder with ``leftImg8bit`` and ``gtFine``.
+        root: The folder of the data set; ``"generated"``: a small one in its format, which is
+            generated in ``runs/generated``.
+        dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
         crop_size: Height and width of the training crops, in pixels.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         scale: The range of the random scale.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
+
+    Raises:
+        ValueError: If ``dataset`` is unknown.
     """
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path = "generated",
+        dataset: str = "cityscapes",
         crop_size: tuple[int, int] = (769, 769),
         batch_size: int = 8,
         scale: tuple[float, float] = (0.5, 2.0),
@@ -43,7 +54,11 @@ class CityscapesDataModule(lightning.LightningDataModule):
         val_batch_size: int = 1,
     ) -> None:
         super().__init__()
-        self.root = root
+        if dataset not in DATASETS:
+            raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
+        self.root = Path(GENERATED, dataset) if root == "generated" else Path(root)
+        self.is_generated = root == "generated"
+        self.dataset = dataset
         self.crop_size = crop_size
         self.batch_size = batch_size
         self.scale = scale
@@ -51,11 +66,17 @@ class CityscapesDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.val_batch_size = val_batch_size
 
+    def prepare_data(self) -> None:
+        if self.is_generated:
+            GENERATORS[self.dataset](self.root)
+
     def setup(self, stage: str) -> None:
-        self.val = CityscapesSegmentation(self.root, "val", eval_transform())
+        self.val = self._images("val", eval_transform())
         if stage == "fit":
-            transform = train_transform(self.crop_size, self.scale)
-            self.train = CityscapesSegmentation(self.root, "train", transform)
+            self.train = self._images("train", train_transform(self.crop_size, self.scale))
+
+    def _images(self, split: str, transform: v2.Transform) -> SegmentationDataset:
+        return DATASETS[self.dataset](self.root, split, transform)
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer

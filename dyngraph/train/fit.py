@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dyngraph.train.checkpoint import read_checkpoint
+from dyngraph.train.estimate import Estimate
 
 CHECKPOINT = "last.ckpt"
 
@@ -32,6 +35,7 @@ def fit(
     resume: bool = False,
     checkpoint_every: int = 500,
     validate_every: int | None = None,
+    callbacks: Sequence[lightning.Callback] = (),
     **trainer_options: Any,
 ) -> dict[str, float]:
     r"""Trains ``task`` and returns its scores on the validation images.
@@ -50,6 +54,8 @@ def fit(
         resume: Whether to go on from the checkpoint in ``folder``, if there is one.
         checkpoint_every: The iterations from checkpoint to checkpoint.
         validate_every: The iterations from validation to validation. Defaults to once, at the end.
+        callbacks: Callbacks beside those that log, save and estimate, such as Lightning's
+            ``EMAWeightAveraging``.
         **trainer_options: Arguments of :class:`lightning.Trainer`, such as ``accelerator``,
             ``devices``, ``precision`` or ``sync_batchnorm``.
 
@@ -81,6 +87,8 @@ def fit(
             ),
             SaveAtTheEnd(checkpoint),
             LearningRateMonitor("step"),
+            Estimate(),
+            *callbacks,
         ],
         check_val_every_n_epoch=None,
         val_check_interval=validate_every or max_steps,
@@ -98,8 +106,4 @@ def fit(
 
 def _step(checkpoint: Path) -> int:
     """The iteration at which a checkpoint was saved."""
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    # PyTorch has no common base class for what it raises on broken files.
-    except Exception as error:
-        raise OSError(f"{checkpoint}: expected a readable checkpoint, got {error!r}") from error
+    return read_checkpoint(checkpoint)["global_step"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import lightning
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dyngraph.data.labels import IGNORE
-from dyngraph.evaluate.segmentation import mean_iou, pixel_accuracy
+from dyngraph.evaluate.inference import Inference
+from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
+from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.parameters import parameter_groups
 
 
@@ -29,8 +30,16 @@ class SegmentationTask(lightning.LightningModule):
         momentum: That of the optimiser.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         aux_weight: The weight of the auxiliary loss.
+        ohem_threshold: The largest probability of the pixels that the loss is the mean of, by
+            :func:`ignore_easy_pixels`. 1: of all pixels, without OHEM. The auxiliary loss has none.
+        ohem_min_kept: How many pixels of a batch, on each process, OHEM keeps at the least.
+        inference: How the network sees validation images. Defaults to once, as they are.
         object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
+        class_names: The names of the classes, whose IoUs are then logged as ``iou/<name>``.
         seed: What all randomness is derived from.
+
+    Raises:
+        ValueError: If ``ohem_threshold`` is not in (0, 1].
     """
 
     def __init__(
@@ -41,7 +50,11 @@ class SegmentationTask(lightning.LightningModule):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         aux_weight: float = 0.4,
+        ohem_threshold: float = 1.0,
+        ohem_min_kept: int = 100_000,
+        inference: Inference | None = None,
         object_classes: list[int] | None = None,
+        class_names: list[str] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -50,7 +63,13 @@ class SegmentationTask(lightning.LightningModule):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.aux_weight = aux_weight
+        if not 0 < ohem_threshold <= 1:
+            raise ValueError(f"ohem_threshold: expected 0 < threshold <= 1, got {ohem_threshold}")
+        self.ohem_threshold = ohem_threshold
+        self.ohem_min_kept = ohem_min_kept
+        self.inference = inference
         self.object_classes = object_classes
+        self.class_names = class_names
         self.seed = seed
         self.confusion = MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE, validate_args=False
@@ -67,7 +86,10 @@ class SegmentationTask(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         image, label = batch
         scores = self.model(image)
-        loss = segmentation_loss(scores["out"], label)
+        hard = label
+        if self.ohem_threshold < 1:
+            hard = ignore_easy_pixels(scores["out"], label, self.ohem_threshold, self.ohem_min_kept)
+        loss = segmentation_loss(scores["out"], hard)
         if "aux" in scores:
             loss = loss + self.aux_weight * segmentation_loss(scores["aux"], label)
         self.log("loss", loss.detach(), prog_bar=True)
@@ -75,7 +97,8 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         image, label = batch
-        self.confusion.update(self(image).argmax(dim=1), label)
+        scores = self(image) if self.inference is None else self.inference(self, image)
+        self.confusion.update(scores.argmax(dim=1), label)
 
     def on_validation_epoch_end(self) -> None:
         confusion = self.confusion.compute()
@@ -83,6 +106,9 @@ class SegmentationTask(lightning.LightningModule):
         self.log("pixel_accuracy", pixel_accuracy(confusion))
         if self.object_classes is not None:
             self.log("object_iou", mean_iou(confusion, self.object_classes), prog_bar=True)
+        if self.class_names is not None:
+            ious = zip(self.class_names, class_iou(confusion).float(), strict=True)
+            self.log_dict({f"iou/{name}": iou for name, iou in ious})
         self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -95,14 +121,3 @@ class SegmentationTask(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-def segmentation_loss(scores: Tensor, label: Tensor) -> Tensor:
-    r"""Mean cross-entropy over the pixels that are not ignored; 0 where all are.
-
-    Args:
-        scores: ``[B, C, H, W]``.
-        label: Classes ``[B, H, W]``, 255 = ignored.
-    """
-    total = F.cross_entropy(scores.float(), label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)

@@ -151,7 +151,7 @@ def test_unreadable_file(root, which, spoil):
     noise = np.random.default_rng(0).integers(0, 30, (32, 32), dtype=np.uint8)
     save(path, noise)
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG image")):
+    with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG")):
         CityscapesSegmentation(root, "train")[2]
 
 

@@ -144,7 +144,7 @@ def test_grey_values_of_few_bits_are_not_stretched(own, kind, bits):
 def test_unreadable_file(own, kind, which, spoil):
     path = first(own, kind)[which]
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG image")):
+    with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG")):
         DATASETS[kind](own, "train")[0]
 
 
@@ -153,7 +153,7 @@ def test_other_formats_are_not_opened(own, kind, form):
     for path in first(own, kind):
         content = path.read_bytes()
         Image.open(path).convert("L").save(path, format=form)
-        with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG image")):
+        with pytest.raises(OSError, match=re.escape(f"{path}: expected a readable PNG")):
             DATASETS[kind](own, "train")[0]
         path.write_bytes(content)
 

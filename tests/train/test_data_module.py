@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dyngraph.data import generate_scenes
-from dyngraph.train import CityscapesDataModule
+from dyngraph.train import SegmentationDataModule
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def scenes(tmp_path_factory):
 
 def make_module(scenes, world_size=1, accumulate=1, rank=0, **options):
     options = {"crop_size": (24, 32), "num_workers": 0} | options
-    module = CityscapesDataModule(scenes, batch_size=4, **options)
+    module = SegmentationDataModule(scenes, batch_size=4, **options)
     module.trainer = SimpleNamespace(
         max_steps=6,
         world_size=world_size,

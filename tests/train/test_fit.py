@@ -15,7 +15,7 @@ from dyngraph.data import generate_scenes
 from dyngraph.evaluate import mean_iou, pixel_accuracy
 from dyngraph.models import SmallTrunk, segmenter
 from dyngraph.nn import BottleneckRepGraphBlock
-from dyngraph.train import CityscapesDataModule, SegmentationTask, fit
+from dyngraph.train import SegmentationDataModule, SegmentationTask, fit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # About logs that are already there and loaders without workers.
@@ -66,7 +66,7 @@ class Task(SegmentationTask):
 
 
 def run(scenes, folder, task=None, max_steps=7, batch_size=2, seed=0, **kwargs):
-    data = CityscapesDataModule(
+    data = SegmentationDataModule(
         scenes, crop_size=(32, 48), batch_size=batch_size, num_workers=0, seed=seed
     )
     options = {
@@ -115,7 +115,7 @@ def test_a_run(scenes, tmp_path):
         "model.classifier.1.conv.sampler.offset.weight"
     }
     confusion = torch.zeros(19, 19, dtype=torch.long)
-    data = CityscapesDataModule(scenes, num_workers=0)
+    data = SegmentationDataModule(scenes, num_workers=0)
     data.setup("validate")
     task.eval()
     for image, label in data.val_dataloader():

@@ -1,0 +1,38 @@
+"""Reading checkpoints, which may come from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    r"""Reads a checkpoint of :func:`~dyngraph.train.fit`. Nothing in it is executed.
+
+    Raises:
+        OSError: If the file is missing or no readable checkpoint of a training run.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["global_step"]
+    # PyTorch has no common base class for what it raises on broken files.
+    except Exception as error:
+        raise OSError(f"{path}: expected a readable checkpoint, got {error!r}") from error
+    return checkpoint
+
+
+def load_weights(task: nn.Module, path: str | Path) -> None:
+    r"""Loads the weights of a checkpoint into a task.
+
+    Raises:
+        OSError: If the file is missing or no readable checkpoint.
+        ValueError: If it is of another architecture.
+    """
+    weights = read_checkpoint(path)["state_dict"]
+    try:
+        task.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected the weights of this architecture. {error}") from error

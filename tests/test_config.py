@@ -1,0 +1,72 @@
+import pytest
+import yaml
+
+from dyngraph.config import read_config
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{name}.yaml"
+
+
+def test_settings_are_inherited_one_by_one(tmp_path):
+    base = {"model": {"lr": 0.1, "momentum": 0.9}, "data": {"crop_size": [8, 8]}, "seed": 3}
+    last = write(
+        tmp_path,
+        base=base,
+        middle={"inherit": "base.yaml", "model": {"lr": 0.2}},
+        last={"inherit": "middle.yaml", "data": {"crop_size": [4, 6]}, "new": None},
+    )
+    assert read_config(last) == {
+        "model": {"lr": 0.2, "momentum": 0.9},
+        "data": {"crop_size": [4, 6]},
+        "seed": 3,
+        "new": None,
+    }
+
+
+def test_another_class_drops_the_arguments_of_the_former(tmp_path):
+    context = {"class_path": "a.B", "init_args": {"rates": [1]}}
+    same = {"class_path": "a.B", "init_args": {"groups": 2}}
+    other = {"class_path": "a.C", "init_args": {"groups": 2}}
+    for changes, args in ((same, {"rates": [1], "groups": 2}), (other, {"groups": 2})):
+        last = write(
+            tmp_path,
+            base={"network": {"context": context}},
+            last={"inherit": "base.yaml", "network": {"context": changes}},
+        )
+        assert read_config(last)["network"]["context"]["init_args"] == args
+    last = write(
+        tmp_path,
+        base={"network": {"context": "dgmn"}},
+        last={"inherit": "base.yaml", "network": {"context": other}},
+    )
+    assert read_config(last)["network"]["context"] == other
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", "a: !!python/object/apply:os.getcwd []"])
+def test_a_broken_file_is_named(tmp_path, content):
+    base = tmp_path / "base.yaml"
+    base.write_text(content)
+    last = write(tmp_path, last={"inherit": "base.yaml"})
+    with pytest.raises(ValueError, match=f"^{base}: expected"):
+        read_config(last)
+    base.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=f"^{base}: expected YAML"):
+        read_config(last)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    last = write(tmp_path, last={"inherit": "nowhere.yaml"})
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        read_config(last)
+    with pytest.raises(ValueError, match="inherit: expected the path"):
+        read_config(write(tmp_path, last={"inherit": 3}))
+
+
+def test_no_file_inherits_from_itself(tmp_path):
+    last = write(tmp_path, base={"inherit": "last.yaml"}, last={"inherit": "base.yaml"})
+    with pytest.raises(ValueError, match="inherits from itself"):
+        read_config(last)
