@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args = parser.parse_args(list(_read_configs(given)))
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    # What names a class becomes its instance; the groups stay groups, because seeds come first.
+    args = parser.instantiate_classes(args)
     {"fit": _fit, "validate": _validate, "predict": _predict}[args.command](args[args.command])
 
 
@@ -56,10 +58,13 @@ def _run_parser() -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
     parser.add_argument("--seed", type=int, default=0, help="what all randomness is derived from")
-    parser.add_class_arguments(SegmentationDataModule, "data", skip={"seed"})
+    parser.add_class_arguments(SegmentationDataModule, "data", skip={"seed"}, instantiate=False)
     parser.add_function_arguments(segmenter, "network", skip={"num_classes"})
     parser.add_class_arguments(
-        SegmentationTask, "model", skip={"model", "num_classes", "class_names", "seed"}
+        SegmentationTask,
+        "model",
+        skip={"model", "num_classes", "class_names", "seed"},
+        instantiate=False,
     )
     parser.add_function_arguments(fit, "trainer", skip={"task", "data"})
     parser.set_defaults({"trainer.folder": "runs/segmentation"})
