@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
+from dyngraph.models.example_image import example_image
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
@@ -133,11 +133,8 @@ def _by_name(features: Tensor | list[Tensor] | tuple[Tensor, ...] | dict) -> dic
     return features
 
 
-@torch.no_grad()
 def _feature_channels(backbone: nn.Module) -> dict[str, int]:
     """The channels of each feature map, from a run on a small image."""
-    parameter = next(backbone.parameters(), torch.empty(0))
-    image = torch.zeros(1, 3, 64, 64, device=parameter.device, dtype=parameter.dtype)
     with evaluation_mode(backbone):
-        features = _by_name(backbone(image))
+        features = _by_name(backbone(example_image(backbone)))
     return {name: feature.shape[1] for name, feature in features.items()}

@@ -1,24 +1,22 @@
-"""A module in evaluation mode for a while."""
+"""Running a model without training it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    r"""Puts a module into evaluation mode, and each part of it back into its own mode at the end.
-
-    Args:
-        module: Any module. Its parts may be in different modes.
-    """
-    modes = {part: part.training for part in module.modules()}
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    r"""Evaluation mode without gradients. At the end, each module has the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
     try:
-        module.eval()
-        yield
+        with torch.no_grad():
+            model.eval()
+            yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        for module, mode in modes.items():
+            module.training = mode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from dyngraph.grid import Grid
@@ -13,7 +12,6 @@ from dyngraph.nn.evaluation_mode import evaluation_mode
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-@torch.no_grad()
 def capture_input(
     model: nn.Module, layer_type: type[Layer], image: Tensor
 ) -> tuple[Layer, Tensor, Grid]:
@@ -37,10 +35,7 @@ def capture_input(
         )
     received: list[tuple[Tensor, Grid]] = []
     handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[:2]))
-    try:
-        with evaluation_mode(model):
-            model(image)
-    finally:
-        handle.remove()
+    with handle, evaluation_mode(model):
+        model(image)
     x, grid = received[0]
     return layer, x, grid
