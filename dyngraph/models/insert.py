@@ -142,9 +142,12 @@ def _run_after(host: str, target: nn.Module, args: tuple[Any, ...], output: Tens
 
 
 def _run(host: str, target: nn.Module, maps: Tensor) -> Tensor:
-    out = target.get_submodule(host)(maps)
-    # Blocks return channels_last maps; the model's convolutions would round differently on them.
-    return out.contiguous() if maps.is_contiguous() else out
+    block = target.get_submodule(host)
+    if not maps.is_contiguous():
+        return block(maps)
+    # Blocks return channels_last maps and gradients, on which the model's sums would round
+    # differently. The gradient of the views is contiguous.
+    return block(maps.flatten(1).view_as(maps)).contiguous()
 
 
 _RUN: dict[str, Callable] = {"before": _run_before, "after": _run_after}
