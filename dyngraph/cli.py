@@ -9,48 +9,80 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import lightning
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dyngraph.config import read_config
 from dyngraph.evaluate import Inference
 from dyngraph.evaluate.predict import predict_folder
 from dyngraph.models import segmenter
-from dyngraph.train import SegmentationDataModule, SegmentationTask, fit, load_weights
+from dyngraph.train import (
+    LogPictures,
+    SegmentationDataModule,
+    SegmentationTask,
+    fit,
+    load_weights,
+)
+from dyngraph.train.fit import CHECKPOINT
 
 # The arguments of a trainer that matter where nothing is trained.
-_DEVICES = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+_VALIDATION = (
+    "accelerator",
+    "devices",
+    "enable_progress_bar",
+    "limit_val_batches",
+    "num_nodes",
+    "precision",
+    "strategy",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     r"""Runs a command, by default that of the process."""
-    parser = _parser()
+    parser = ArgumentParser(prog="dyngraph", description="Segmenters with dyngraph's blocks.")
+    commands = parser.add_subcommands(dest="command")
+    for name, (_, run_parser) in COMMANDS.items():
+        commands.add_subcommand(name, run_parser(), help=run_parser.__doc__)
     given = sys.argv[1:] if arguments is None else arguments
     try:
         args = parser.parse_args(list(_read_configs(given)))
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    run, run_parser = COMMANDS[args.command]
+    config = run_parser().dump(args[args.command])
     # What names a class becomes its instance; the groups stay groups, because seeds come first.
-    args = parser.instantiate_classes(args)
-    {"fit": _fit, "validate": _validate, "predict": _predict}[args.command](args[args.command])
+    run(parser.instantiate(args)[args.command], config)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="dyngraph", description="Segmenters with dyngraph's blocks.")
-    commands = parser.add_subcommands(dest="command")
-    commands.add_subcommand("fit", _run_parser(), help="train a segmenter")
-    validate = _run_parser()
-    validate.add_argument("--checkpoint", type=str, required=True, help="a last.ckpt of fit")
-    commands.add_subcommand("validate", validate, help="score a segmenter on validation images")
-    predict = _run_parser()
-    predict.add_argument("--checkpoint", type=str, required=True, help="a last.ckpt of fit")
-    predict.add_argument("--images", type=str, required=True, help="folder of images")
-    predict.add_argument("--out", type=str, required=True, help="folder of labels and overlays")
-    predict.add_argument("--label_ids", type=bool, default=False, help="also Cityscapes' ids")
-    commands.add_subcommand("predict", predict, help="label all images of a folder")
+def _fit_parser() -> ArgumentParser:
+    """Trains a segmenter."""
+    return _run_parser()
+
+
+def _validate_parser() -> ArgumentParser:
+    """Scores a segmenter on the validation images."""
+    parser = _run_parser()
+    _add_checkpoint(parser)
     return parser
+
+
+def _predict_parser() -> ArgumentParser:
+    """Labels all images of a folder."""
+    parser = _run_parser()
+    _add_checkpoint(parser)
+    parser.add_argument("--images", type=str, required=True, help="folder of images")
+    parser.add_argument("--out", type=str, required=True, help="folder of labels and overlays")
+    parser.add_argument("--label_ids", type=bool, default=False, help="also Cityscapes' ids")
+    return parser
+
+
+def _add_checkpoint(parser: ArgumentParser) -> None:
+    help_ = "a checkpoint of fit; by default the last one in trainer.folder"
+    parser.add_argument("--checkpoint", type=str | None, help=help_)
 
 
 def _run_parser() -> ArgumentParser:
@@ -98,22 +130,36 @@ def _build(args: Namespace) -> tuple[SegmentationTask, SegmentationDataModule]:
     return task, data
 
 
-def _fit(args: Namespace) -> None:
-    task, data = _build(args)
-    _print_scores(fit(task, data, **args.trainer))
+class SaveConfig(lightning.Callback):
+    r"""Writes all arguments of a run beside its checkpoints, for the commands that follow."""
+
+    def __init__(self, path: Path, config: str) -> None:
+        self.path = path
+        self.config = config
+
+    @rank_zero_only
+    def on_train_start(self, *args: object) -> None:
+        self.path.write_text(self.config)
 
 
-def _validate(args: Namespace) -> None:
+def _fit(args: Namespace, config: str) -> None:
     task, data = _build(args)
-    load_weights(task, args.checkpoint)
-    devices = {name: args.trainer[name] for name in _DEVICES}
-    trainer = lightning.Trainer(logger=False, **devices)
+    save = SaveConfig(Path(args.trainer.folder, "config.yaml"), config)
+    callbacks = [*args.trainer.pop("callbacks"), save, LogPictures(data.val)]
+    _print_scores(fit(task, data, callbacks=callbacks, **args.trainer))
+
+
+def _validate(args: Namespace, config: str) -> None:
+    task, data = _build(args)
+    load_weights(task, _checkpoint(args))
+    options = {name: args.trainer[name] for name in _VALIDATION}
+    trainer = lightning.Trainer(logger=False, use_distributed_sampler=False, **options)
     _print_scores(trainer.validate(task, data, verbose=False)[0])
 
 
-def _predict(args: Namespace) -> None:
+def _predict(args: Namespace, config: str) -> None:
     task, data = _build(args)
-    load_weights(task, args.checkpoint)
+    load_weights(task, _checkpoint(args))
     predict_folder(
         task,
         args.images,
@@ -124,10 +170,21 @@ def _predict(args: Namespace) -> None:
     )
 
 
+def _checkpoint(args: Namespace) -> str | Path:
+    return args.checkpoint or Path(args.trainer.folder, CHECKPOINT)
+
+
+@rank_zero_only
 def _print_scores(scores: Mapping[str, float]) -> None:
     for name, value in scores.items():
         print(f"{name:32} {value:.4f}")
 
+
+COMMANDS: dict[str, tuple[Callable[[Namespace, str], None], Callable[[], ArgumentParser]]] = {
+    "fit": (_fit, _fit_parser),
+    "validate": (_validate, _validate_parser),
+    "predict": (_predict, _predict_parser),
+}
 
 if __name__ == "__main__":
     main()

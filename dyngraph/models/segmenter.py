@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
 from dyngraph.models.example_image import example_image
+from dyngraph.models.insert import insert
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
@@ -62,6 +63,7 @@ def segmenter(
     aux_loss: bool = False,
     head_channels: int = 512,
     weights_backbone: str | None = None,
+    insert_before: dict[str, Callable[[int], nn.Module]] | None = None,
 ) -> Segmenter:
     r"""Builds a segmenter: backbone, 3x3 convolution, context block, classifier.
 
@@ -77,12 +79,17 @@ def segmenter(
         aux_loss: Whether to add an auxiliary head on the fourth stage.
         head_channels: The channels of the 3x3 convolution and of the context block.
         weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``.
+        insert_before: Blocks inside the backbone, by the names of the modules that they stand
+            before, as :func:`~dyngraph.models.insert` takes them, e.g. ``{"layer3.5": make}``.
 
     Raises:
-        ValueError: If ``backbone`` or ``context`` is unknown, ``weights_backbone`` is given for a
-            backbone that has none, or ``aux_loss`` is asked of a backbone with one feature map.
+        ValueError: If ``backbone``, ``context`` or a name to insert at is unknown,
+            ``weights_backbone`` is given for a backbone that has none, or ``aux_loss`` is asked of
+            a backbone with one feature map.
     """
     trunk = _backbone(backbone, weights_backbone)
+    for name, make in (insert_before or {}).items():
+        insert(trunk, before=name, make=make)
     channels = _feature_channels(trunk)
     if aux_loss and "aux" not in channels:
         raise ValueError("aux_loss: expected a backbone with two feature maps, got one")

@@ -10,9 +10,11 @@ from dyngraph.train.data_module import SegmentationDataModule
 from dyngraph.train.fit import fit
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.pictures import LogPictures
 from dyngraph.train.task import SegmentationTask
 
 __all__ = [
+    "LogPictures",
     "SegmentationDataModule",
     "SegmentationTask",
     "fit",

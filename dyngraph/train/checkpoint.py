@@ -1,4 +1,4 @@
-"""Reading checkpoints, which may come from anywhere."""
+"""Checkpoints: written as a whole or not at all, and read with suspicion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    r"""Writes checkpoints as Lightning does, which keeps the former one if it fails.
+
+    The error then names the file.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        try:
+            super().save_checkpoint(checkpoint, path, storage_options)
+        except OSError as error:
+            raise OSError(f"{path}: could not be written: {error}") from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

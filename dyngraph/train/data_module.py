@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
 from dyngraph.data import (
@@ -104,4 +104,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val, self.val_batch_size, num_workers=self.num_workers)
+        # Every image once: a sampler that gives all processes as many would repeat some.
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        share = Subset(self.val, range(rank, len(self.val), world_size))
+        return DataLoader(share, self.val_batch_size, num_workers=self.num_workers)

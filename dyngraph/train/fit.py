@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from dyngraph.train.checkpoint import read_checkpoint
+from dyngraph.train.checkpoint import CheckpointFiles, read_checkpoint
 from dyngraph.train.estimate import Estimate
 
 CHECKPOINT = "last.ckpt"
@@ -36,6 +36,7 @@ def fit(
     checkpoint_every: int = 500,
     validate_every: int | None = None,
     callbacks: Sequence[lightning.Callback] = (),
+    plugins: Sequence[Any] = (),
     **trainer_options: Any,
 ) -> dict[str, float]:
     r"""Trains ``task`` and returns its scores on the validation images.
@@ -56,12 +57,13 @@ def fit(
         validate_every: The iterations from validation to validation. Defaults to once, at the end.
         callbacks: Callbacks beside those that log, save and estimate, such as Lightning's
             ``EMAWeightAveraging``.
+        plugins: Plugins of the trainer beside the one that writes checkpoints.
         **trainer_options: Arguments of :class:`lightning.Trainer`, such as ``accelerator``,
             ``devices``, ``precision`` or ``sync_batchnorm``.
 
     Raises:
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
-        OSError: If the checkpoint cannot be read.
+        OSError: If the checkpoint cannot be read, or a new one cannot be written.
     """
     checkpoint = Path(folder) / CHECKPOINT
     if checkpoint.exists() and not resume:
@@ -93,6 +95,7 @@ def fit(
         check_val_every_n_epoch=None,
         val_check_interval=validate_every or max_steps,
         num_sanity_val_steps=0,
+        plugins=[CheckpointFiles(), *plugins],
         use_distributed_sampler=False,
         **trainer_options,
     )

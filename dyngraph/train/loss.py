@@ -11,15 +11,20 @@ from torch import Tensor
 from dyngraph.data.labels import IGNORE
 
 
-def segmentation_loss(scores: Tensor, label: Tensor) -> Tensor:
+def segmentation_loss(scores: Tensor, label: Tensor, num_pixels: Tensor | None = None) -> Tensor:
     r"""Mean cross-entropy over the pixels that are not ignored; 0 where all are.
 
     Args:
         scores: ``[B, C, H, W]``.
         label: Classes ``[B, H, W]``, 255 = ignored.
+        num_pixels: What the sum over the pixels is divided by. Defaults to their number. Their mean
+            number over several processes makes the mean of the processes' gradients that of the
+            whole batch.
     """
+    if num_pixels is None:
+        num_pixels = (label != IGNORE).sum()
     total = F.cross_entropy(scores.float(), label, ignore_index=IGNORE, reduction="sum")
-    return total / (label != IGNORE).sum().clamp(min=1)
+    return total / num_pixels.clamp(min=1)
 
 
 @torch.no_grad()

@@ -89,11 +89,17 @@ class SegmentationTask(lightning.LightningModule):
         hard = label
         if self.ohem_threshold < 1:
             hard = ignore_easy_pixels(scores["out"], label, self.ohem_threshold, self.ohem_min_kept)
-        loss = segmentation_loss(scores["out"], hard)
+        loss = self._loss(scores["out"], hard)
         if "aux" in scores:
-            loss = loss + self.aux_weight * segmentation_loss(scores["aux"], label)
+            loss = loss + self.aux_weight * self._loss(scores["aux"], label)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
+        num_pixels = (label != IGNORE).sum()
+        if self.trainer.world_size > 1:
+            num_pixels = self.trainer.strategy.reduce(num_pixels.float(), reduce_op="mean")
+        return segmentation_loss(scores, label, num_pixels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         image, label = batch

@@ -25,14 +25,18 @@ def colorize(label: Tensor, palette: Tensor = PALETTE) -> Tensor:
     return colors[label.cpu().long()].permute(2, 0, 1)
 
 
-def draw_segmentation(image: Tensor, panels: dict[str, Tensor]) -> Figure:
+def draw_segmentation(
+    image: Tensor, panels: dict[str, Tensor], palette: Tensor = PALETTE
+) -> Figure:
     r"""Draws an image and label maps of it side by side.
 
     Args:
         image: ``[3, H, W]``, uint8.
-        panels: Training ids ``[H, W]`` by title, e.g. the labels and the predictions of models.
+        panels: Classes ``[H, W]`` by title, e.g. the labels and the predictions of models.
+        palette: The RGB colours of the classes, as :func:`colorize` takes them.
     """
-    pictures = {"image": image, **{title: colorize(label) for title, label in panels.items()}}
+    coloured = {title: colorize(label, palette) for title, label in panels.items()}
+    pictures = {"image": image, **coloured}
     height, width = image.shape[-2:]
     columns = min(3, len(pictures))
     rows = -(-len(pictures) // columns)

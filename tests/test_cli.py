@@ -1,0 +1,169 @@
+"""The command line, on small generated data in the formats of the data sets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from dyngraph.cli import main
+from dyngraph.config import read_config
+from dyngraph.data import GENERATORS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/*/*.yaml"))
+# About loaders without workers, logs of few steps and callbacks that watch nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+
+SMALL = [
+    "--data.crop_size=[64,64]",
+    "--data.batch_size=2",
+    "--data.num_workers=0",
+    "--trainer.max_steps=2",
+    "--trainer.limit_val_batches=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.sync_batchnorm=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+TINY = [
+    *SMALL,
+    "--network.backbone=small",
+    "--network.head_channels=8",
+    "--network.context=bottleneck_repgraph",
+]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A generated set of each kind, by name."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, generate in GENERATORS.items():
+        generate(folder / name, num_train=2, num_val=2, progress=False)
+    return folder
+
+
+def without_downloads(path):
+    """Arguments that keep a recipe from loading ImageNet weights, which tests can't."""
+    network = read_config(path)["network"]
+    if isinstance(network["backbone"], dict):
+        return ["--network.backbone.init_args.weights=null"]
+    return ["--network.weights_backbone=null"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_every_recipe_runs(path, data, tmp_path, capsys):
+    recipe = read_config(ROOT / path)
+    arguments = [
+        f"--config={ROOT / path}",
+        *SMALL,
+        *without_downloads(ROOT / path),
+        f"--data.root={data / recipe['data']['dataset']}",
+        f"--trainer.folder={tmp_path}",
+    ]
+    if "inference" in recipe["model"]:
+        arguments += ["--model.inference.window=[64,64]", "--model.inference.scales=[1.0]"]
+    main(["fit", *arguments])
+    scores = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert 0 <= float(scores["miou"]) <= 1
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+
+
+def settings(arguments, capsys):
+    """What ``--print_config`` shows."""
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def table_rows():
+    """The rows of the settings in ``docs/reproduce.md``."""
+    lines = (ROOT / "docs/reproduce.md").read_text().splitlines()
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in cells if len(row) == 8 and row[0].startswith("configs/")]
+
+
+@pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
+def test_recipes_have_the_settings_of_the_papers(row, capsys):
+    path, backbone, crop, batch_size, lr, weight_decay, steps, aux_weight = row
+    found = settings([f"--config={ROOT / path}"], capsys)
+    assert found["network"]["backbone"] == backbone
+    assert found["data"]["crop_size"] == [int(crop)] * 2
+    assert found["data"]["batch_size"] == int(batch_size)
+    assert found["model"]["lr"] == float(lr)
+    assert found["model"]["weight_decay"] == float(weight_decay)
+    assert found["model"]["momentum"] == 0.9
+    assert found["model"]["aux_weight"] == float(aux_weight)
+    assert found["trainer"]["max_steps"] == int(steps)
+
+
+def test_the_table_has_every_recipe_that_sets_them():
+    rows = {row[0] for row in table_rows()}
+    bases = {
+        str(path)
+        for path in CONFIGS
+        if {"lr", "weight_decay"}
+        & set((yaml.safe_load((ROOT / path).read_text())).get("model", {}))
+    }
+    assert rows == bases
+
+
+def test_later_arguments_replace_earlier_ones(tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "network: {backbone: small}\nmodel: {lr: 0.5}\ntrainer: {max_steps: 3}\nseed: 4\n"
+    )
+    arguments = ["--config", str(config), "--model.lr=0.25", "--trainer.max_steps", "7"]
+    found = settings(arguments, capsys)
+    assert (found["model"]["lr"], found["trainer"]["max_steps"], found["seed"]) == (0.25, 7, 4)
+
+
+def test_train_score_and_predict(data, tmp_path, capsys):
+    """The way of a new user with a folder of their own images and masks."""
+    run = [f"--data.root={data / 'folder'}", "--data.dataset=folder", *TINY]
+    run += [f"--trainer.folder={tmp_path / 'run'}"]
+    main(["fit", *run])
+    fitted = capsys.readouterr().out
+    config = f"--config={tmp_path / 'run/config.yaml'}"
+    main(["validate", config])
+    assert capsys.readouterr().out == fitted
+    images = data / "folder/images/val"
+    main(["predict", config, f"--images={images}", f"--out={tmp_path / 'out'}"])
+    for folder in ("labels", "overlays"):
+        written = sorted(path.stem for path in (tmp_path / "out" / folder).iterdir())
+        assert written == sorted(path.stem for path in images.iterdir())
+        for path in (tmp_path / "out" / folder).iterdir():
+            with Image.open(path) as image:
+                assert image.size[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config"], "--config: expected the path of a YAML file"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--model.lr=fast"], "model.lr"),
+        (["--model.rate=1"], "model.rate"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--network.backbone=small", "--trainer.max_steps=1", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_wrong_checkpoints_are_named(data, tmp_path):
+    run = [f"--data.root={data / 'cityscapes'}", *TINY, f"--trainer.folder={tmp_path}"]
+    checkpoint = tmp_path / "last.ckpt"
+    validate = ["validate", *run]
+    with pytest.raises(OSError, match=f"^{checkpoint}: expected a readable checkpoint"):
+        main(validate)
+    main(["fit", *run])
+    with pytest.raises(ValueError, match=f"^{checkpoint}: expected the weights of this arch"):
+        main([*validate, "--network.head_channels=4"])
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(OSError, match=f"^{checkpoint}: expected a readable checkpoint"):
+        main(validate)
