@@ -1,4 +1,4 @@
-"""The command line: ``dyngraph fit``, ``validate`` and ``predict``.
+"""The command line: ``dyngraph fit``, ``validate``, ``test`` and ``predict``.
 
 Needs ``pip install 'dyngraph[train]'``. Everything that a run depends on is an argument, typed and
 listed by ``--help``; files given by ``--config`` may set any of them, and may inherit from others
@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dyngraph.config import read_config
 from dyngraph.evaluate import Inference
+from dyngraph.evaluate.cityscapes import judge_predictions, prediction_path
+from dyngraph.evaluate.label_files import score_predictions
 from dyngraph.evaluate.predict import predict_folder
 from dyngraph.models import segmenter
 from dyngraph.train import (
@@ -67,6 +69,14 @@ def _validate_parser() -> ArgumentParser:
     """Scores a segmenter on the validation images."""
     parser = _run_parser()
     _add_checkpoint(parser)
+    return parser
+
+
+def _test_parser() -> ArgumentParser:
+    """Writes predictions for the validation images; scores the files, by the official judge."""
+    parser = _run_parser()
+    _add_checkpoint(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder of labels and overlays")
     return parser
 
 
@@ -157,6 +167,29 @@ def _validate(args: Namespace, config: str) -> None:
     _print_scores(trainer.validate(task, data, verbose=False)[0])
 
 
+def _test(args: Namespace, config: str) -> None:
+    task, data = _build(args)
+    load_weights(task, _checkpoint(args))
+    images, _ = data.val.folders(data.root, "val")
+    is_cityscapes = args.data.dataset == "cityscapes"
+    labels = predict_folder(
+        task,
+        images,
+        args.out,
+        task.inference or Inference(),
+        palette=data.val.palette,
+        label_ids=is_cityscapes,
+        paths=data.val.image_paths,
+    )
+    if is_cityscapes:
+        folder = Path(args.out, "label_ids")
+        files = [prediction_path(folder, image) for image in data.val.image_paths]
+        _print_scores(judge_predictions(files, data.val.label_paths))
+    else:
+        truth = (data.val[index][1] for index in range(len(data.val)))
+        _print_scores(score_predictions(labels, truth, data.val.class_names))
+
+
 def _predict(args: Namespace, config: str) -> None:
     task, data = _build(args)
     load_weights(task, _checkpoint(args))
@@ -183,6 +216,7 @@ def _print_scores(scores: Mapping[str, float]) -> None:
 COMMANDS: dict[str, tuple[Callable[[Namespace, str], None], Callable[[], ArgumentParser]]] = {
     "fit": (_fit, _fit_parser),
     "validate": (_validate, _validate_parser),
+    "test": (_test, _test_parser),
     "predict": (_predict, _predict_parser),
 }
 

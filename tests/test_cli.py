@@ -9,7 +9,7 @@ from PIL import Image
 
 from dyngraph.cli import main
 from dyngraph.config import read_config
-from dyngraph.data import GENERATORS
+from dyngraph.data import DATASETS, GENERATORS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/*/*.yaml"))
@@ -52,6 +52,11 @@ def without_downloads(path):
     return ["--network.weights_backbone=null"]
 
 
+def scores(capsys):
+    """What a command has printed, as text: NaN equals NaN."""
+    return dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_every_recipe_runs(path, data, tmp_path, capsys):
     recipe = read_config(ROOT / path)
@@ -65,8 +70,7 @@ def test_every_recipe_runs(path, data, tmp_path, capsys):
     if "inference" in recipe["model"]:
         arguments += ["--model.inference.window=[64,64]", "--model.inference.scales=[1.0]"]
     main(["fit", *arguments])
-    scores = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert 0 <= float(scores["miou"]) <= 1
+    assert 0 <= float(scores(capsys)["miou"]) <= 1
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 2
 
@@ -137,6 +141,21 @@ def test_train_score_and_predict(data, tmp_path, capsys):
         for path in (tmp_path / "out" / folder).iterdir():
             with Image.open(path) as image:
                 assert image.size[0] > 0
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
+    """On the files that were written, for Cityscapes the official one."""
+    run = [f"--data.root={data / name}", f"--data.dataset={name}", *TINY]
+    run += [f"--trainer.folder={tmp_path / 'run'}", "--trainer.limit_val_batches=1.0"]
+    main(["fit", *run])
+    fitted = scores(capsys)
+    main(["test", f"--config={tmp_path / 'run/config.yaml'}", f"--out={tmp_path / 'out'}"])
+    judged = scores(capsys)
+    mean = judged.pop("mean" if name == "cityscapes" else "miou")
+    assert mean == fitted["miou"]
+    for label in DATASETS[name](data / name, "val").class_names:
+        assert judged[label] == fitted[f"iou/{label}"]
 
 
 @pytest.mark.parametrize(

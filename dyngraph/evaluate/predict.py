@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def predict_folder(
     palette: Tensor = PALETTE,
     label_ids: bool = False,
     progress: bool = True,
-) -> None:
+    paths: Sequence[Path] | None = None,
+) -> list[Path]:
     r"""Segments the images of a folder and writes what is found as PNG files.
 
     For every PNG or JPEG image in ``images`` and the folders below, there will be
@@ -60,6 +62,10 @@ def predict_folder(
         label_ids: Whether classes are the training ids of Cityscapes, and to be written as its
             label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
         progress: Whether to show progress bars.
+        paths: Only these images in the folder. Defaults to all.
+
+    Returns:
+        The label files, sorted by image.
 
     Raises:
         FileNotFoundError: If ``images`` is missing.
@@ -77,7 +83,7 @@ def predict_folder(
         raise ValueError(f"palette: expected at most {IGNORE} colours, got {len(palette)}")
     if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"out: expected a folder outside {images}, got {out}")
-    paths = _image_paths(images)
+    paths = _image_paths(images) if paths is None else sorted(paths)
     outputs = {path: _outputs(path, images, out, label_ids) for path in paths}
     _check_distinct(outputs)
     normalize = eval_transform()
@@ -100,6 +106,7 @@ def predict_folder(
             write_png(overlay, _blend(picture, colorize(classes, palette)))
             if label_ids:
                 write_prediction(out / "label_ids", path, classes)
+    return [outputs[path][0] for path in paths]
 
 
 def _image_paths(images: Path) -> list[Path]:

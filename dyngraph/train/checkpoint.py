@@ -40,15 +40,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(task: nn.Module, path: str | Path) -> None:
+def load_weights(task: nn.Module, path: str | Path) -> int:
     r"""Loads the weights of a checkpoint into a task.
+
+    Returns:
+        The iteration at which it was saved.
 
     Raises:
         OSError: If the file is missing or no readable checkpoint.
         ValueError: If it is of another architecture.
     """
-    weights = read_checkpoint(path)["state_dict"]
+    checkpoint = read_checkpoint(path)
     try:
-        task.load_state_dict(weights)
+        task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"{path}: expected the weights of this architecture. {error}") from error
+    return checkpoint["global_step"]

@@ -10,7 +10,7 @@ import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from dyngraph.train.checkpoint import CheckpointFiles, read_checkpoint
+from dyngraph.train.checkpoint import CheckpointFiles, load_weights
 from dyngraph.train.estimate import Estimate
 
 CHECKPOINT = "last.ckpt"
@@ -63,6 +63,7 @@ def fit(
 
     Raises:
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
+        ValueError: If the checkpoint is of another architecture.
         OSError: If the checkpoint cannot be read, or a new one cannot be written.
     """
     checkpoint = Path(folder) / CHECKPOINT
@@ -70,7 +71,8 @@ def fit(
         raise FileExistsError(
             f"{checkpoint} exists: resume that run, or choose another folder for a new one"
         )
-    start = _step(checkpoint) if checkpoint.exists() else 0
+    # Lightning loads it again, with the state of all else; but its errors don't name the file.
+    start = load_weights(task, checkpoint) if checkpoint.exists() else 0
     trainer = lightning.Trainer(
         max_steps=max_steps,
         default_root_dir=folder,
@@ -105,8 +107,3 @@ def fit(
     return {
         name: float(value) for name, value in trainer.validate(task, data, verbose=False)[0].items()
     }
-
-
-def _step(checkpoint: Path) -> int:
-    """The iteration at which a checkpoint was saved."""
-    return read_checkpoint(checkpoint)["global_step"]
