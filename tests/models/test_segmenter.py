@@ -200,3 +200,17 @@ def test_errors_name_the_argument():
 def test_segmenters_by_hand():
     model = Segmenter(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
     assert model(torch.randn(1, 3, 5, 6))["out"].shape == (1, 2, 5, 6)
+
+
+@pytest.mark.parametrize("context", ["repgraph", "bottleneck_repgraph", "dgmn"])
+def test_synchronised_batch_normalisation(context):
+    """One process gets what plain batch normalisation gives; only GPUs can have several."""
+    torch.manual_seed(0)
+    model = segmenter("small", context, head_channels=8)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == sum(isinstance(m, nn.SyncBatchNorm) for m in converted.modules())
+    image = torch.randn(2, 3, 32, 48)
+    for training in (True, False):
+        expected = model.train(training)(image)["out"]
+        assert torch.equal(converted.train(training)(image)["out"], expected)
