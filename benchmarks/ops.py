@@ -5,14 +5,14 @@
 Each case runs its contenders in turns in this process, forward and forward + backward with the
 gradients of all inputs, positions included. Prints median times, ratios to dyngraph's, and the most
 memory held beyond the inputs. All contenders of a case are checked to compute the same first, but
-for attention to all nodes, and for the prediction's matrix product without sampling, which shows
-the limit. Each gets its inputs in the layout that it takes: those of PyTorch and torchvision
-channels first, as networks usually have them, and `grid_sample` also channels_last, where it is
-faster.
+for attention to all nodes, and for the prediction's matrix product without sampling. The prediction
+with its corners given, and this product, show its limit. Each gets its inputs in the layout that it
+takes: those of PyTorch and torchvision channels first, as networks usually have them, and
+`grid_sample` also channels_last, where it is faster.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -129,11 +129,19 @@ def prediction_case(
     def product(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
         return project(x, filters.permute(2, 0, 1).flatten(0, 1))
 
+    @cache
+    def samples(pos: Tensor) -> Neighborhood:
+        return Neighborhood(Grid([size]), pos.detach())
+
+    def given(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
+        return sampled_convolution(x, filters, samples(pos), backend=backend)
+
     filters = torch.randn(outputs, channels, 9) / (9 * channels) ** 0.5
     inputs = [torch.randn(size[0] * size[1], channels), filters, walks(size)]
     return {
         OURS: Contender(dyngraph, inputs),
         "deform_conv2d": channels_first(deformable, inputs),
+        "dyngraph, corners given": Contender(given, inputs),
         "its matrix product alone": Contender(product, inputs, same_function=False),
     }
 

@@ -98,6 +98,7 @@ class SegmentationTask(lightning.LightningModule):
     def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
         num_pixels = (label != IGNORE).sum()
         if self.trainer.world_size > 1:
+            # The average of the processes' gradients is then that of their whole batch.
             num_pixels = self.trainer.strategy.reduce(num_pixels.float(), reduce_op="mean")
         return segmentation_loss(scores, label, num_pixels)
 
