@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dyngraph.data.labels import IGNORE
@@ -97,9 +97,10 @@ class SegmentationTask(lightning.LightningModule):
 
     def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
         num_pixels = (label != IGNORE).sum()
-        if self.trainer.world_size > 1:
+        if distributed.is_available() and distributed.is_initialized():
             # The average of the processes' gradients is then that of their whole batch.
-            num_pixels = self.trainer.strategy.reduce(num_pixels.float(), reduce_op="mean")
+            distributed.all_reduce(num_pixels)
+            num_pixels = num_pixels / distributed.get_world_size()
         return segmentation_loss(scores, label, num_pixels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
