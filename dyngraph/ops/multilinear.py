@@ -91,7 +91,10 @@ def _axis_corners(p: Tensor, length: int, border: bool) -> tuple[AxisCorner, Axi
     """The lower and the upper corner."""
     if border:
         # Clamping an infinite position would hide it.
-        p = torch.where(p.isfinite(), p, torch.nan).clamp(0, length - 1)
+        p = torch.where(p.isfinite(), p, torch.nan)
+        # On the border, the derivative of a clamp is 0 in new PyTorch and 1 in old. Here it is 0.
+        inner = (p > 0) & (p < length - 1)
+        p = torch.where(inner, p, p.detach().clamp(0, length - 1))
     lower = p.detach().floor()
     # NaN where p is not finite, so that both weights are.
     fraction = p - lower
