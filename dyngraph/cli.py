@@ -17,6 +17,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from dyngraph.config import read_config
+from dyngraph.data import DATASETS
 from dyngraph.evaluate import Inference
 from dyngraph.evaluate.cityscapes import judge_predictions, prediction_path
 from dyngraph.evaluate.label_files import score_predictions
@@ -126,18 +127,20 @@ def _read_configs(arguments: Sequence[str]) -> Iterator[str]:
             raise ValueError("--config: expected the path of a YAML file")
 
 
-def _build(args: Namespace) -> tuple[SegmentationTask, SegmentationDataModule]:
-    """What a run trains and judges."""
-    lightning.seed_everything(args.seed, verbose=False)
+def _data(args: Namespace) -> SegmentationDataModule:
     data = SegmentationDataModule(**args.data, seed=args.seed)
     data.prepare_data()
     data.setup("validate")
-    names = data.val.class_names
-    network = segmenter(**args.network, num_classes=len(names))
-    task = SegmentationTask(
-        network, len(names), class_names=list(names), **args.model, seed=args.seed
+    return data
+
+
+def _task(args: Namespace, class_names: Sequence[str]) -> SegmentationTask:
+    lightning.seed_everything(args.seed, verbose=False)
+    num_classes = len(class_names)
+    network = segmenter(**args.network, num_classes=num_classes)
+    return SegmentationTask(
+        network, num_classes, class_names=list(class_names), **args.model, seed=args.seed
     )
-    return task, data
 
 
 class SaveConfig(lightning.Callback):
@@ -153,14 +156,16 @@ class SaveConfig(lightning.Callback):
 
 
 def _fit(args: Namespace, config: str) -> None:
-    task, data = _build(args)
+    data = _data(args)
+    task = _task(args, data.val.class_names)
     save = SaveConfig(Path(args.trainer.folder, "config.yaml"), config)
     callbacks = [*args.trainer.pop("callbacks"), save, LogPictures(data.val)]
     _print_scores(fit(task, data, callbacks=callbacks, **args.trainer))
 
 
 def _validate(args: Namespace, config: str) -> None:
-    task, data = _build(args)
+    data = _data(args)
+    task = _task(args, data.val.class_names)
     load_weights(task, _checkpoint(args))
     options = {name: args.trainer[name] for name in _VALIDATION}
     trainer = lightning.Trainer(logger=False, use_distributed_sampler=False, **options)
@@ -168,7 +173,8 @@ def _validate(args: Namespace, config: str) -> None:
 
 
 def _test(args: Namespace, config: str) -> None:
-    task, data = _build(args)
+    data = _data(args)
+    task = _task(args, data.val.class_names)
     load_weights(task, _checkpoint(args))
     images, _ = data.val.folders(data.root, "val")
     is_cityscapes = args.data.dataset == "cityscapes"
@@ -191,14 +197,17 @@ def _test(args: Namespace, config: str) -> None:
 
 
 def _predict(args: Namespace, config: str) -> None:
-    task, data = _build(args)
+    # The images of the data set need not be there.
+    data = SegmentationDataModule(**args.data, seed=args.seed)
+    names, palette = DATASETS[data.dataset].classes(data.root)
+    task = _task(args, names)
     load_weights(task, _checkpoint(args))
     predict_folder(
         task,
         args.images,
         args.out,
         task.inference or Inference(),
-        palette=data.val.palette,
+        palette=palette,
         label_ids=args.label_ids,
     )
 

@@ -134,7 +134,12 @@ def test_train_score_and_predict(data, tmp_path, capsys):
     main(["validate", config])
     assert capsys.readouterr().out == fitted
     images = data / "folder/images/val"
-    main(["predict", config, f"--images={images}", f"--out={tmp_path / 'out'}"])
+    # Of the data set, the names of the classes alone.
+    classes = tmp_path / "elsewhere/classes.txt"
+    classes.parent.mkdir()
+    classes.write_text((data / "folder/classes.txt").read_text())
+    predict = [config, f"--data.root={classes.parent}", f"--images={images}"]
+    main(["predict", *predict, f"--out={tmp_path / 'out'}"])
     for folder in ("labels", "overlays"):
         written = sorted(path.stem for path in (tmp_path / "out" / folder).iterdir())
         assert written == sorted(path.stem for path in images.iterdir())

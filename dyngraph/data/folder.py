@@ -39,11 +39,15 @@ class FolderSegmentation(SegmentationDataset):
 
     def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
         super().__init__(root, split, transform)
-        classes = Path(root, "classes.txt")
-        self.class_names = read_names(classes)
-        if self.num_classes > IGNORE:
-            raise ValueError(f"{classes}: expected at most {IGNORE} names, got {self.num_classes}")
-        self.palette = voc_palette(self.num_classes)
+        self.class_names, self.palette = self.classes(root)
+
+    @classmethod
+    def classes(cls, root: str | Path) -> tuple[tuple[str, ...], Tensor]:
+        path = Path(root, "classes.txt")
+        names = read_names(path)
+        if len(names) > IGNORE:
+            raise ValueError(f"{path}: expected at most {IGNORE} names, got {len(names)}")
+        return names, voc_palette(len(names))
 
     def folders(self, root: Path, split: str) -> tuple[Path, Path]:
         return root / "images" / split, root / "masks" / split

@@ -84,6 +84,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         self.label_paths = [label for _, label in pairs]
         self.transform = transform
 
+    @classmethod
+    def classes(cls, root: str | Path) -> tuple[tuple[str, ...], Tensor]:
+        r"""The names and the colours of the classes; no image has to be there."""
+        return cls.class_names, cls.palette
+
     @abstractmethod
     def folders(self, root: Path, split: str) -> tuple[Path, Path]:
         r"""The folders that hold the images and the labels of a split."""
