@@ -68,8 +68,9 @@ def corners_backward(
     planes = grad_weight.movedim(1, 0).reshape(*[2] * len(axes), *pos.shape[:2])
     grads = []
     for a, slope in enumerate(slopes):
-        grad = planes
-        for factor in [*weights[:a], slope, *weights[a + 1 :]]:
+        # The differentiated axis last.
+        grad = planes.movedim(a, len(axes) - 1)
+        for factor in [*weights[:a], *weights[a + 1 :], slope]:
             following = [1] * (grad.dim() - factor.dim())
             grad = (grad * factor.view(2, *following, *pos.shape[:2])).sum(dim=0)
         grads.append(grad)
