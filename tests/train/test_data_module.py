@@ -66,3 +66,12 @@ def test_validation_sees_whole_images(scenes):
     assert image.shape == (2, 3, 64, 128)
     assert torch.equal(image[1], module.val[1][0])
     assert torch.equal(label[0], module.val[0][1])
+
+
+def test_processes_share_the_validation_images(scenes):
+    single = list(make_module(scenes).val_dataloader())
+    shares = [list(make_module(scenes, 2, rank=rank).val_dataloader()) for rank in range(2)]
+    assert [len(share) for share in shares] == [1, 1]
+    for (image, label), share in zip(single, shares, strict=True):
+        assert torch.equal(share[0][0], image)
+        assert torch.equal(share[0][1], label)
