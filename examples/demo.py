@@ -78,7 +78,13 @@ def train(
         return model.eval(), json.loads(row_path.read_text())
     print(f"\n{name}")
     data = SegmentationDataModule(
-        scenes, SIZE, batch_size=8, scale=(1, 1), num_workers=1, seed=seed, val_batch_size=20
+        scenes,
+        crop_size=SIZE,
+        batch_size=8,
+        scale=(1, 1),
+        num_workers=1,
+        seed=seed,
+        val_batch_size=20,
     )
     start = time.perf_counter()
     scores = fit(
