@@ -32,3 +32,17 @@ def test_help(path, tmp_path):
     assert result.stdout.startswith(f"usage: {path.name} ")
     # Asking for help does nothing else.
     assert not any(tmp_path.iterdir())
+
+
+def test_the_demo(tmp_path):
+    """With two iterations for each network; started again, it prints the same table."""
+    command = [sys.executable, ROOT / "examples/demo.py", "--steps", "2", "--out", tmp_path]
+    tables = []
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        tables.append([line for line in result.stdout.splitlines() if line.startswith("|")])
+    assert len(tables[0]) == 7
+    assert tables[0] == tables[1]
+    pictures = {path.suffix for path in tmp_path.iterdir() if path.is_file()}
+    assert ".png" in pictures
