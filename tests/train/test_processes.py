@@ -62,7 +62,7 @@ def test_two_killed_processes_resume(data, tmp_path):
     checkpoint = tmp_path / "parts/last.ckpt"
     while not checkpoint.exists() and killed.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.3)
+    time.sleep(0.1)
     # torchrun's processes have a group each.
     for process in Path("/proc").glob("[0-9]*"):
         try:
