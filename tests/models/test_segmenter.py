@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyngraph.models import DilatedResNet, Segmenter, SmallTrunk, segmenter
+from dyngraph.models import DilatedResNet, Segmenter, SmallTrunk, insertions, segmenter
 from dyngraph.models.segmenter import CONTEXTS
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
@@ -214,3 +214,18 @@ def test_synchronised_batch_normalisation(context):
     for training in (True, False):
         expected = model.train(training)(image)["out"]
         assert torch.equal(converted.train(training)(image)["out"], expected)
+
+
+def test_blocks_inside_the_backbone():
+    model = segmenter(
+        "resnet18",
+        insert_before={"layer2.1": RepGraphBlock, "layer3.1": RepGraphBlock},
+        num_classes=3,
+        head_channels=8,
+    )
+    blocks = insertions(model.backbone)
+    assert set(blocks) == {"layer2.1.dyngraph_before", "layer3.1.dyngraph_before"}
+    assert [block.in_channels for block in blocks.values()] == [128, 256]
+    assert model(torch.randn(2, 3, 64, 64))["out"].shape == (2, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"^before: .*layer9"):
+        segmenter("resnet18", insert_before={"layer9": RepGraphBlock})
