@@ -22,8 +22,8 @@ class AxisCorner(NamedTuple):
 
     node: Tensor
     weight: Tensor
-    inside: Tensor
-    """1, or 0 outside the map."""
+    outside: Tensor
+    """1 outside the map, else 0."""
 
 
 def corners(
@@ -45,8 +45,10 @@ def corners(
     for length, axis in zip(shape, _axes(pos, shape, border), strict=True):
         indices = [corner.node.to(dtype) for corner in axis]
         factors = [corner.weight for corner in axis]
-        rows = [node * length for node in nodes]
-        nodes = [row + index for row in rows for index in indices] if nodes else indices
+        if nodes:
+            nodes = [torch.add(i, row, alpha=length) for row in nodes for i in indices]
+        else:
+            nodes = indices
         weights = [w * factor for w in weights for factor in factors] if weights else factors
     return torch.stack(nodes, dim=1), torch.stack(weights, dim=1)
 
@@ -63,7 +65,7 @@ def corners_backward(
     r"""The gradient ``[N, K, P]`` of positions from that of the weights ``[N, 2^P, K]``."""
     axes = _axes(pos, shape, border)
     weights = [torch.stack([lower.weight, upper.weight]) for lower, upper in axes]
-    slopes = [torch.stack([-lower.inside, upper.inside]) for lower, upper in axes]
+    slopes = [torch.stack([lower.outside - 1, 1 - upper.outside]) for lower, upper in axes]
     # An axis of length 2 for each spatial axis.
     planes = grad_weight.movedim(1, 0).reshape(*[2] * len(axes), *pos.shape[:2])
     grads = []
@@ -110,6 +112,6 @@ def _axis_corner(corner: Tensor, weight: Tensor, length: int) -> AxisCorner:
     # Clamped as a float: the integer cast of a far position is undefined.
     node = corner.clamp(0, length - 1)
     # Arithmetic in place, because comparisons and new memory take a CPU several times longer.
-    inside = (corner - node).abs_().clamp_(max=1).neg_().add_(1)
+    outside = (corner - node).abs_().clamp_(max=1)
     # A product, which keeps NaN.
-    return AxisCorner(node, weight * inside, inside)
+    return AxisCorner(node, torch.addcmul(weight, weight, outside, value=-1), outside)
