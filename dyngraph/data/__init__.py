@@ -1,4 +1,4 @@
-"""Data sets for semantic segmentation, their transforms and the order of their samples.
+"""Data sets for segmentation and detection, their transforms and the order of their samples.
 
 Needs torchvision: ``pip install 'dyngraph[train]'``.
 """
@@ -10,7 +10,13 @@ except ImportError as error:
 
 from dyngraph.data.ade20k import ADE20KSegmentation
 from dyngraph.data.cityscapes import CityscapesSegmentation
+from dyngraph.data.coco import CocoDetection
+from dyngraph.data.coco_scenes import FAR_CLASSES, NEAR_CLASSES, generate_coco
 from dyngraph.data.datasets import DATASETS, GENERATORS
+from dyngraph.data.detection_transforms import (
+    detection_eval_transform,
+    detection_train_transform,
+)
 from dyngraph.data.folder import FolderSegmentation
 from dyngraph.data.labels import (
     CLASS_NAMES,
@@ -36,14 +42,17 @@ from dyngraph.data.transforms import denormalize, eval_transform, train_transfor
 __all__ = [
     "CLASS_NAMES",
     "DATASETS",
+    "FAR_CLASSES",
     "GENERATORS",
     "ID_TO_TRAIN_ID",
     "IGNORE",
+    "NEAR_CLASSES",
     "OBJECT_CLASSES",
     "PALETTE",
     "TRAIN_ID_TO_ID",
     "ADE20KSegmentation",
     "CityscapesSegmentation",
+    "CocoDetection",
     "FolderSegmentation",
     "PascalContextSegmentation",
     "ResumableLoader",
@@ -51,9 +60,12 @@ __all__ = [
     "SegmentationDataset",
     "decode_labels",
     "denormalize",
+    "detection_eval_transform",
+    "detection_train_transform",
     "encode_labels",
     "eval_transform",
     "generate_ade20k",
+    "generate_coco",
     "generate_folder",
     "generate_pascal_context",
     "generate_scenes",

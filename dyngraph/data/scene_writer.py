@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ def write_scenes(
     root: str | Path,
     counts: Mapping[str, int],
     parameters: Mapping[str, Any],
-    paths: Callable[[str, int], tuple[Path, Path]],
-    draw: Callable[[str, int], tuple[Image.Image, Image.Image]],
-    texts: Mapping[str, str],
+    paths: Callable[[str, int], Sequence[Path]],
+    draw: Callable[[str, int], Sequence[Image.Image]],
+    texts: Mapping[str, Callable[[], str]],
     progress: bool,
 ) -> None:
     r"""Writes a set of scenes, each a function of its split and number.
@@ -37,10 +37,11 @@ def write_scenes(
         root: The folder to write, made if it's missing.
         counts: The number of scenes of each split.
         parameters: What the files are a function of besides ``counts``, as JSON can hold it.
-        paths: The image and the label of a scene, relative to ``root``, by split and number.
-            ``.jpg`` files are written as JPEG, others as PNG.
+        paths: The image of a scene and its label, if it has one, relative to ``root``, by split and
+            number. ``.jpg`` files are written as JPEG, others as PNG.
         draw: The pictures to write there, by split and number.
-        texts: The content of text files, by path relative to ``root``.
+        texts: What gives the content of text files, by path relative to ``root``. Called when all
+            scenes are there.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -62,16 +63,15 @@ def write_scenes(
         _write_marker(root, parameters, scratch, finished=False)
         scenes = [(split, number) for split, count in counts.items() for number in range(count)]
         for split, number in tqdm(scenes, desc="scenes", unit="image", disable=not progress):
-            image_path, label_path = (root / path for path in paths(split, number))
-            if image_path.exists() and label_path.exists():
+            scene = [root / path for path in paths(split, number)]
+            if all(path.exists() for path in scene):
                 continue
-            image, label = draw(split, number)
             # The label comes first: an image that is there can be read with its label.
-            _write(label_path, _encode(label, label_path), scratch)
-            _write(image_path, _encode(image, image_path), scratch)
+            for path, picture in reversed([*zip(scene, draw(split, number), strict=True)]):
+                _write(path, _encode(picture, path), scratch)
         # A list comes last: what it names is there.
-        for path, text in texts.items():
-            _write(root / path, text.encode(), scratch)
+        for name, text in texts.items():
+            _write(root / name, text().encode(), scratch)
         _write_marker(root, parameters, scratch, finished=True)
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from dyngraph.data.files import read_image
+from dyngraph.data.files import read_image, read_rgb
+from dyngraph.data.seeded_dataset import SeededDataset
 
 Transform = Callable[[Any, Any], tuple[Any, Any]]
 
 
-class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
+class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
     r"""Images and the classes of their pixels, sorted by file name.
 
     Images are PNG or JPEG files, labels are PNG files of one 8-bit value per pixel. A subclass says
@@ -119,21 +119,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     def __len__(self) -> int:
         return len(self.image_paths)
 
-    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        if isinstance(index, tuple):
-            index, seed = index
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return self._load(index)
-        return self._load(index)
-
-    def _load(self, index: int) -> tuple[Tensor, Tensor]:
+    def load(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, label_path = self.image_paths[index], self.label_paths[index]
-        picture = read_image(image_path, ("PNG", "JPEG"))
-        if picture.mode.startswith("I"):
-            # Pillow would cut them off at 255.
-            raise ValueError(f"{image_path}: expected 8-bit colours, got mode {picture.mode}")
-        image = tv_tensors.Image(F.pil_to_tensor(picture.convert("RGB")))
+        image = tv_tensors.Image(read_rgb(image_path))
         label = tv_tensors.Mask(self._read_label(label_path))
         if image.shape[-2:] != label.shape[-2:]:
             raise ValueError(

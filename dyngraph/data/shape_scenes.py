@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,9 +76,7 @@ def generate_pascal_context(
     r"""Writes what :func:`generate_ade20k` does, in the files of PASCAL-Context."""
     counts = {"train": num_train, "val": num_val}
     lists = {
-        f"ImageSets/SegmentationContext/{split}.txt": "".join(
-            f"{_pascal_context_paths(split, number)[0].stem}\n" for number in range(count)
-        )
+        f"ImageSets/SegmentationContext/{split}.txt": partial(_pascal_context_names, split, count)
         for split, count in counts.items()
     }
     _generate(_PASCAL_CONTEXT, root, counts, seed, lists, progress)
@@ -87,7 +86,7 @@ def generate_folder(
     root: str | Path, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
     r"""Writes what :func:`generate_ade20k` does, for :class:`~dyngraph.data.FolderSegmentation`."""
-    classes = {"classes.txt": "".join(f"{name}\n" for name in FOLDER_CLASSES)}
+    classes = {"classes.txt": lambda: "".join(f"{name}\n" for name in FOLDER_CLASSES)}
     _generate(_FOLDER, root, {"train": num_train, "val": num_val}, seed, classes, progress)
 
 
@@ -122,7 +121,7 @@ def _generate(
     root: str | Path,
     counts: dict[str, int],
     seed: int,
-    texts: dict[str, str],
+    texts: Mapping[str, Callable[[], str]],
     progress: bool,
 ) -> None:
     def draw(split: str, number: int) -> tuple[Image.Image, Image.Image]:
@@ -143,6 +142,11 @@ def _pascal_context_paths(split: str, number: int) -> tuple[Path, Path]:
     # All splits share a folder.
     name = f"{2008 if split == 'train' else 2009}_{number:06d}"
     return Path("JPEGImages", f"{name}.jpg"), Path("SegmentationClassContext", f"{name}.png")
+
+
+def _pascal_context_names(split: str, count: int) -> str:
+    paths = (_pascal_context_paths(split, number)[0] for number in range(count))
+    return "".join(f"{path.stem}\n" for path in paths)
 
 
 def _folder_paths(split: str, number: int) -> tuple[Path, Path]:

@@ -21,7 +21,7 @@ def write(root, draw=draw, **kwargs):
     arguments = {
         "counts": {"train": 2, "val": 1},
         "parameters": {"seed": 0},
-        "texts": {"lists/train.txt": "0\n1\n"},
+        "texts": {"lists/train.txt": lambda: "0\n1\n"},
         "progress": False,
         **kwargs,
     }

@@ -1,0 +1,145 @@
+"""COCO, for the detection of objects and their masks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from dyngraph.data.coco_json import read_instances
+from dyngraph.data.coco_masks import decode_mask
+from dyngraph.data.files import read_rgb
+from dyngraph.data.seeded_dataset import SeededDataset
+from dyngraph.data.segmentation_dataset import Transform
+from dyngraph.data.voc_palette import voc_palette
+
+Target = dict[str, Any]
+
+
+class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
+    r"""The images of COCO, with the boxes, classes and masks of their objects, sorted by id.
+
+    Files are ``annotations/instances_train2017.json`` and the images in ``train2017/``, and the
+    same for ``val2017``. Images without annotations are items too.
+
+    Not among the targets are crowd regions, and objects that can't be learnt: those whose box,
+    clipped to the image, is less than a pixel wide or high, and those whose mask has no pixel. A
+    mask of a single pixel stays. Targets don't change what
+    :func:`~dyngraph.evaluate.coco.judge_detections` judges by, which is the annotation file.
+
+    Besides an index, ``dataset[index, seed]`` is possible: then the item's random augmentation is a
+    function of the seed alone, and torch's global random state stays as it was.
+
+    Args:
+        root: The folder that holds ``annotations``, ``train2017`` and ``val2017``.
+        split: ``"train"`` or ``"val"``.
+        transform: A transform of :mod:`torchvision.transforms.v2`, called with image and target.
+
+    Attributes:
+        class_names: The name of each of the C classes, sorted by the id of the category.
+        category_ids: The ids of their categories: that of label i is ``category_ids[i - 1]``.
+        palette: The RGB colour of each class, ``[C, 3]``, uint8: those of PASCAL VOC.
+        image_ids: The id of each image.
+        image_paths: The file of each image.
+        annotation_path: The annotation file.
+
+    Shapes:
+        - **image:** ``[3, H, W]``, :class:`~torchvision.tv_tensors.Image`, uint8 before
+          ``transform``
+        - **target:** a dictionary of n objects:
+
+          - **boxes:** ``[n, 4]``, :class:`~torchvision.tv_tensors.BoundingBoxes`, float32, the
+            left, upper, right and lower edges in pixels, clipped to the image
+          - **labels:** ``[n]``, int64, ``1..C``; 0 is the background of torchvision's detectors
+          - **masks:** ``[n, H, W]``, :class:`~torchvision.tv_tensors.Mask`, uint8, 0 or 1
+          - **image_id:** int
+
+    Raises:
+        ValueError: If ``split`` is unknown, or the annotation file is not JSON, names no image or
+            has a broken entry. When an item is loaded: if a segmentation is broken or the image is
+            not of the size that the file says. The error names the file and the entry.
+        FileNotFoundError: If the annotation file or an image that it names is missing.
+        ImportError: When an item is loaded: if it has polygons and ``pycocotools`` is missing.
+        OSError: When an item is loaded: if its image cannot be read.
+    """
+
+    splits = ("train", "val")
+
+    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
+        if split not in self.splits:
+            raise ValueError(f"split: expected one of {self.splits}, got {split!r}")
+        self.annotation_path = Path(root, "annotations", f"instances_{split}2017.json")
+        content = read_instances(self.annotation_path)
+        self._images = sorted(content["images"], key=lambda image: image["id"])
+        self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in content["annotations"]:
+            self._annotations[annotation["image_id"]].append(annotation)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.class_names = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self.palette = voc_palette(len(categories))
+        self._labels = {id: label for label, id in enumerate(self.category_ids, start=1)}
+
+        if not self._images:
+            raise ValueError(f"{self.annotation_path}: expected images, got none")
+        self.image_ids = [image["id"] for image in self._images]
+        self.image_paths = [
+            Path(root, f"{split}2017", image["file_name"]) for image in self._images
+        ]
+        for id, path in zip(self.image_ids, self.image_paths, strict=True):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{self.annotation_path}: images, id {id}: expected {path}, which is missing"
+                )
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def load(self, index: int) -> tuple[Tensor, Target]:
+        id, path = self.image_ids[index], self.image_paths[index]
+        image = read_rgb(path)
+        size = (self._images[index]["height"], self._images[index]["width"])
+        if tuple(image.shape[1:]) != size:
+            raise ValueError(
+                f"{path}: expected height and width {list(size)}, as in {self.annotation_path}, "
+                f"images, id {id}; got {list(image.shape[1:])}"
+            )
+        item = tv_tensors.Image(image), self._target(id, size)
+        return item if self.transform is None else self.transform(*item)
+
+    def _target(self, image_id: int, size: tuple[int, int]) -> Target:
+        height, width = size
+        boxes, labels, masks = [], [], []
+        for annotation in self._annotations.get(image_id, []):
+            if annotation["iscrowd"]:
+                continue
+            try:
+                mask = decode_mask(annotation["segmentation"], height, width)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.annotation_path}: annotations, id {annotation['id']}: {error}"
+                ) from error
+            left, top, box_width, box_height = annotation["bbox"]
+            right, bottom = min(left + box_width, width), min(top + box_height, height)
+            left, top = max(left, 0), max(top, 0)
+            if right - left >= 1 and bottom - top >= 1 and mask.any():
+                boxes.append([left, top, right, bottom])
+                labels.append(self._labels[annotation["category_id"]])
+                masks.append(mask)
+        pixels = np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.uint8)
+        return {
+            "boxes": tv_tensors.BoundingBoxes(
+                torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                format=tv_tensors.BoundingBoxFormat.XYXY,
+                canvas_size=size,
+            ),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "masks": tv_tensors.Mask(torch.from_numpy(pixels)),
+            "image_id": image_id,
+        }
