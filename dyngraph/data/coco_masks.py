@@ -31,8 +31,10 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     check_segmentation(segmentation, height, width)
     if isinstance(segmentation, list):
         codec = mask_codec()
-        return codec.decode(codec.merge(codec.frPyObjects(segmentation, height, width)))
-    runs = _runs(segmentation["counts"])
+        merged = codec.merge(codec.frPyObjects(segmentation, height, width))
+        runs = _decompress(merged["counts"].decode())
+    else:
+        runs = _runs(segmentation["counts"])
     return (np.arange(len(runs)) % 2).astype(np.uint8).repeat(runs).reshape(width, height).T
 
 
