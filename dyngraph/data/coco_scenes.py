@@ -33,8 +33,8 @@ _BEACON_COLOURS = {"sun": (240, 150, 30), "sea": (40, 80, 220)}
 _BLOCK = 16
 _BEACON_WIDTH = 2 * _BLOCK
 
-# Of a ResNet-18 with a pyramid of features, stride 32, what RoIAlign reads in a box depends on
-# at most 281 pixels around.
+# What RoIAlign reads in a box, of a ResNet-18 with a pyramid of features, depends on 249 pixels
+# around at stride 4, where it reads boxes of this size, and on at most 278 at the other strides.
 _DISTANCES = (288, 296)
 _RADII = (14.0, 20.0)
 

@@ -74,6 +74,28 @@ def test_an_interrupted_set_has_no_list_yet_and_is_completed(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_scenes_of_one_image(tmp_path):
+    def write_images(texts):
+        write_scenes(
+            tmp_path,
+            counts={"train": 2},
+            parameters={},
+            paths=lambda split, number: paths(split, number)[:1],
+            draw=lambda split, number: draw(split, number)[:1],
+            texts=texts,
+            progress=False,
+        )
+
+    def count_images():
+        return str(len([*tmp_path.rglob("*.jpg")]))
+
+    write_images({"count.json": count_images})
+    images = ["images/train/0.jpg", "images/train/1.jpg"]
+    assert files(tmp_path) == ["count.json", *images, "scenes.json"]
+    assert (tmp_path / "count.json").read_text() == "2"
+    write_images({"count.json": None})
+
+
 def test_a_file_appears_only_when_it_is_whole(tmp_path, monkeypatch):
     def fail(source, target):
         raise KeyboardInterrupt
