@@ -10,7 +10,7 @@ except ImportError as error:
 
 from dyngraph.data.ade20k import ADE20KSegmentation
 from dyngraph.data.cityscapes import CityscapesSegmentation
-from dyngraph.data.coco import CocoDetection
+from dyngraph.data.coco import CocoClasses, CocoDetection
 from dyngraph.data.coco_scenes import FAR_CLASSES, NEAR_CLASSES, generate_coco
 from dyngraph.data.datasets import DATASETS, GENERATORS
 from dyngraph.data.detection_transforms import (
@@ -52,6 +52,7 @@ __all__ = [
     "TRAIN_ID_TO_ID",
     "ADE20KSegmentation",
     "CityscapesSegmentation",
+    "CocoClasses",
     "CocoDetection",
     "FolderSegmentation",
     "PascalContextSegmentation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,20 @@ from dyngraph.data.segmentation_dataset import Transform
 from dyngraph.data.voc_palette import voc_palette
 
 Target = dict[str, Any]
+
+
+class CocoClasses(NamedTuple):
+    r"""The classes of an annotation file, sorted by the id of their category.
+
+    Attributes:
+        names: The name of each of the C classes.
+        ids: The ids of their categories: that of label i is ``ids[i - 1]``.
+        palette: Their RGB colours, ``[C, 3]``, uint8: those of PASCAL VOC.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    palette: Tensor
 
 
 class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
@@ -71,18 +85,13 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
     splits = ("train", "val")
 
     def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
-        if split not in self.splits:
-            raise ValueError(f"split: expected one of {self.splits}, got {split!r}")
-        self.annotation_path = Path(root, "annotations", f"instances_{split}2017.json")
+        self.annotation_path = self.annotation_file(root, split)
         content = read_instances(self.annotation_path)
         self._images = sorted(content["images"], key=lambda image: image["id"])
         self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             self._annotations[annotation["image_id"]].append(annotation)
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.class_names = tuple(category["name"] for category in categories)
-        self.category_ids = tuple(category["id"] for category in categories)
-        self.palette = voc_palette(len(categories))
+        self.class_names, self.category_ids, self.palette = _classes(content)
         self._labels = {id: label for label, id in enumerate(self.category_ids, start=1)}
 
         if not self._images:
@@ -97,6 +106,18 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
                     f"{self.annotation_path}: images, id {id}: expected {path}, which is missing"
                 )
         self.transform = transform
+
+    @classmethod
+    def annotation_file(cls, root: str | Path, split: str) -> Path:
+        r"""The annotation file of a split."""
+        if split not in cls.splits:
+            raise ValueError(f"split: expected one of {cls.splits}, got {split!r}")
+        return Path(root, "annotations", f"instances_{split}2017.json")
+
+    @classmethod
+    def classes(cls, root: str | Path) -> CocoClasses:
+        r"""The classes, as the annotation file of ``"val"`` has them; no image has to be there."""
+        return _classes(read_instances(cls.annotation_file(root, "val")))
 
     def __len__(self) -> int:
         return len(self._images)
@@ -143,3 +164,12 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
             "masks": tv_tensors.Mask(torch.from_numpy(pixels)),
             "image_id": image_id,
         }
+
+
+def _classes(content: dict[str, Any]) -> CocoClasses:
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    return CocoClasses(
+        tuple(category["name"] for category in categories),
+        tuple(category["id"] for category in categories),
+        voc_palette(len(categories)),
+    )

@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from dyngraph.data.files import read_image, write_png
+from dyngraph.data.files import read_rgb, write_png
 from dyngraph.data.labels import IGNORE, PALETTE
 from dyngraph.data.transforms import eval_transform
 from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
+from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.inference import Inference
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz.segmentation import colorize
 
-_FORMATS = ("PNG", "JPEG")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CITYSCAPES_SUFFIX = "_leftImg8bit.png"
 
 
@@ -81,18 +79,17 @@ def predict_folder(
         raise ValueError(f"palette: expected [C, 3], uint8, got {shape}, {palette.dtype}")
     if len(palette) > IGNORE:
         raise ValueError(f"palette: expected at most {IGNORE} colours, got {len(palette)}")
-    if out.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"out: expected a folder outside {images}, got {out}")
-    paths = _image_paths(images) if paths is None else sorted(paths)
+    check_outside(images, out)
+    paths = find_images(images) if paths is None else sorted(paths)
     outputs = {path: _outputs(path, images, out, label_ids) for path in paths}
-    _check_distinct(outputs)
+    check_distinct(outputs)
     normalize = eval_transform()
     parameter = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model):
         for path in tqdm(paths, desc="predict", unit="image", disable=not progress):
             if all(output.exists() for output in outputs[path]):
                 continue
-            picture = F.pil_to_tensor(read_image(path, _FORMATS).convert("RGB"))
+            picture = read_rgb(path)
             image = normalize(picture).unsqueeze(0).to(parameter)
             probabilities = inference(model, image, progress)[0]
             if len(probabilities) > len(palette):
@@ -109,16 +106,6 @@ def predict_folder(
     return [outputs[path][0] for path in paths]
 
 
-def _image_paths(images: Path) -> list[Path]:
-    if not images.is_dir():
-        raise FileNotFoundError(f"images: expected the folder {images}, which is missing")
-    files = (path for path in images.rglob("*") if path.is_file())
-    paths = sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise ValueError(f"images: expected PNG or JPEG images in {images}, got none")
-    return paths
-
-
 def _outputs(path: Path, images: Path, out: Path, label_ids: bool) -> list[Path]:
     """The files for an image: labels, overlay and, if asked for, label ids."""
     name = path.relative_to(images).with_suffix(".png")
@@ -130,15 +117,6 @@ def _outputs(path: Path, images: Path, out: Path, label_ids: bool) -> list[Path]
             )
         outputs.append(prediction_path(out / "label_ids", path))
     return outputs
-
-
-def _check_distinct(outputs: dict[Path, list[Path]]) -> None:
-    sources: dict[Path, Path] = {}
-    for path, files in outputs.items():
-        for file in files:
-            first = sources.setdefault(file, path)
-            if first != path:
-                raise ValueError(f"images: {first} and {path} would both be written to {file}")
 
 
 def _blend(picture: Tensor, colors: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from dyngraph.models.insert import (
     insertions,
     remove_insertions,
 )
+from dyngraph.models.mask_rcnn import mask_rcnn
 from dyngraph.models.segmenter import Segmenter, segmenter
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "insert",
     "inserted_parameters",
     "insertions",
+    "mask_rcnn",
     "remove_insertions",
     "segmenter",
 ]

@@ -6,14 +6,19 @@ except ImportError as error:
     raise ImportError("dyngraph.train needs lightning: pip install 'dyngraph[train]'") from error
 
 from dyngraph.train.checkpoint import load_weights, read_checkpoint
-from dyngraph.train.data_module import SegmentationDataModule
+from dyngraph.train.detection_data_module import DetectionDataModule
+from dyngraph.train.detection_task import DetectionTask
 from dyngraph.train.fit import fit
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.parameters import parameter_groups
-from dyngraph.train.pictures import LogPictures
-from dyngraph.train.task import SegmentationTask
+from dyngraph.train.pictures import LogDetections, LogPictures
+from dyngraph.train.segmentation_data_module import SegmentationDataModule
+from dyngraph.train.segmentation_task import SegmentationTask
 
 __all__ = [
+    "DetectionDataModule",
+    "DetectionTask",
+    "LogDetections",
     "LogPictures",
     "SegmentationDataModule",
     "SegmentationTask",

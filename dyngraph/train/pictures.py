@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import lightning
@@ -9,20 +10,37 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype
 
-from dyngraph.data import SegmentationDataset, denormalize
-from dyngraph.nn import DGMNConv, RepGraphConv
+from dyngraph.data import CocoDetection, SegmentationDataset, denormalize
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz import (
-    draw_nodes,
-    draw_rates,
+    draw_detections,
+    draw_detector_listening,
+    draw_listening,
+    draw_panels,
     draw_segmentation,
-    dynamic_nodes,
-    representative_nodes,
 )
 
 
-class LogPictures(lightning.Callback):
+class LogFigures(lightning.Callback, ABC):
+    r"""After each validation, logs figures for TensorBoard."""
+
+    @abstractmethod
+    def figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
+        r"""The figures by name."""
+
+    @rank_zero_only
+    def on_validation_end(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule
+    ) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, figure in self.figures(task):
+                    logger.experiment.add_figure(name, figure, trainer.global_step, close=False)
+
+
+class LogPictures(LogFigures):
     r"""After each validation, logs the first validation image for TensorBoard.
 
     With its labels, the prediction, and the nodes that three of its pixels listen to, or one pixel
@@ -35,16 +53,7 @@ class LogPictures(lightning.Callback):
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
 
-    @rank_zero_only
-    def on_validation_end(
-        self, trainer: lightning.Trainer, task: lightning.LightningModule
-    ) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, figure in self._figures(task):
-                    logger.experiment.add_figure(name, figure, trainer.global_step, close=False)
-
-    def _figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
+    def figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
         image, label = self.dataset[0]
         picture, images = denormalize(image), image.unsqueeze(0).to(task.device)
         with evaluation_mode(task):
@@ -52,12 +61,33 @@ class LogPictures(lightning.Callback):
         panels = {"labels": label, "prediction": prediction}
         yield "segmentation", draw_segmentation(picture, panels, self.dataset.palette)
         height, width = image.shape[-2:]
-        layers = [type(module) for module in task.modules()]
-        if RepGraphConv in layers:
-            pixels = [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
-            near, attention = representative_nodes(task, images)
-            yield "nodes", draw_nodes(picture, near, attention, pixels)
-        if DGMNConv in layers:
-            rates = next(m.rates for m in task.modules() if isinstance(m, DGMNConv))
-            pixel = (height * 3 // 4, width // 2)
-            yield "rates", draw_rates(picture, dynamic_nodes(task, images), rates, pixel)
+        pixels = [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
+        yield from draw_listening(task, images, picture, pixels)
+
+
+class LogDetections(LogFigures):
+    r"""After each validation, logs the first validation image with objects for TensorBoard.
+
+    With its objects, the detections, and the nodes that the middle of each object listens to.
+
+    Args:
+        dataset: The validation images, in 0..1.
+    """
+
+    def __init__(self, dataset: CocoDetection) -> None:
+        self.dataset = dataset
+        samples = (dataset[index] for index in range(len(dataset)))
+        self.sample = next((sample for sample in samples if len(sample[1]["labels"])), dataset[0])
+
+    def figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
+        image, target = self.sample
+        names, palette = self.dataset.class_names, self.dataset.palette
+        picture, images = to_dtype(image, scale=True), [image.to(task.device)]
+        with evaluation_mode(task):
+            (detected,) = task(images)
+        pictures = {
+            "objects": draw_detections(picture, target, names, palette),
+            "detections": draw_detections(picture, detected, names, palette),
+        }
+        yield "detections", draw_panels(pictures)
+        yield from draw_detector_listening(task.model, images[0], target["boxes"])

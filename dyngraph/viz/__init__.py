@@ -7,14 +7,21 @@ except ImportError as error:
 
 from dyngraph.viz.affinity import draw_affinities
 from dyngraph.viz.capture import capture_input
+from dyngraph.viz.detection import draw_detections
+from dyngraph.viz.listening import draw_detector_listening, draw_listening
 from dyngraph.viz.nodes import draw_nodes, representative_nodes
+from dyngraph.viz.panels import draw_panels
 from dyngraph.viz.rates import draw_rates, dynamic_nodes
 from dyngraph.viz.segmentation import draw_segmentation
 
 __all__ = [
     "capture_input",
     "draw_affinities",
+    "draw_detections",
+    "draw_detector_listening",
+    "draw_listening",
     "draw_nodes",
+    "draw_panels",
     "draw_rates",
     "draw_segmentation",
     "dynamic_nodes",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,14 +13,14 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def capture_input(
-    model: nn.Module, layer_type: type[Layer], image: Tensor
+    model: nn.Module, layer_type: type[Layer], image: Any
 ) -> tuple[Layer, Tensor, Grid]:
     r"""Runs a model in evaluation mode; returns its first layer of a type and what that received.
 
     Args:
         model: Any model of images.
         layer_type: A layer on nodes, such as :class:`~dyngraph.nn.RepGraphConv`.
-        image: A batch ``[B, 3, H, W]`` as the model takes it.
+        image: A batch as the model takes it.
 
     Returns:
         The layer, its node features ``[N, C]`` and their grid.

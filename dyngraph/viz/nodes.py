@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -18,12 +19,12 @@ _FULL_AREA = 400.0
 
 
 @torch.no_grad()
-def representative_nodes(model: nn.Module, image: Tensor) -> tuple[Neighborhood, Tensor]:
+def representative_nodes(model: nn.Module, image: Any) -> tuple[Neighborhood, Tensor]:
     r"""The samples of all nodes in the first RepGraph layer of a model, and their attention.
 
     Args:
         model: Any model with a :class:`~dyngraph.nn.RepGraphConv` inside.
-        image: A batch ``[B, 3, H, W]`` as the model takes it.
+        image: A batch as the model takes it.
 
     Returns:
         The samples, and the attention ``[N, G, K]``.

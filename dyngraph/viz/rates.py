@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from matplotlib import colormaps
@@ -22,12 +22,12 @@ _LARGEST_AREA = 300.0
 
 
 @torch.no_grad()
-def dynamic_nodes(model: nn.Module, image: Tensor) -> list[tuple[Neighborhood, Tensor, Tensor]]:
+def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tensor, Tensor]]:
     r"""What the nodes of the first DGMN layer of a model sample, for each of its rates.
 
     Args:
         model: Any model with a :class:`~dyngraph.nn.DGMNConv` inside.
-        image: A batch ``[B, 3, H, W]`` as the model takes it.
+        image: A batch as the model takes it.
 
     Returns:
         For each rate the samples, their filters ``[N, G, K]`` and their affinities ``[N, 1, K]``,

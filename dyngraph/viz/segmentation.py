@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dyngraph.data.labels import IGNORE, PALETTE
+from dyngraph.viz.panels import draw_panels
 
 
 def colorize(label: Tensor, palette: Tensor = PALETTE) -> Tensor:
@@ -36,13 +37,4 @@ def draw_segmentation(
         palette: The RGB colours of the classes, as :func:`colorize` takes them.
     """
     coloured = {title: colorize(label, palette) for title, label in panels.items()}
-    pictures = {"image": image, **coloured}
-    height, width = image.shape[-2:]
-    columns = min(3, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = Figure(figsize=(4 * columns, (4 * height / width + 0.3) * rows), layout="constrained")
-    for number, (title, picture) in enumerate(pictures.items(), start=1):
-        axes = figure.add_subplot(rows, columns, number)
-        axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-        axes.set(title=title, xticks=[], yticks=[])
-    return figure
+    return draw_panels({"image": image, **coloured})

@@ -30,3 +30,11 @@ def test_offsets_stay_where_they_are_without_a_gradient():
     torch.optim.SGD(parameter_groups(model, weight_decay=0.1), lr=0.1).step()
     assert torch.equal(model.conv.sampler.offset.bias, offset)
     torch.testing.assert_close(model.lin_reduce.weight, 0.99 * weight)
+
+
+def test_frozen_parameters_are_left_out():
+    model = BottleneckRepGraphBlock(8)
+    model.lin_reduce.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1)
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    assert trained == {id(p) for p in model.parameters() if p is not model.lin_reduce.weight}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
@@ -13,9 +12,10 @@ from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.seeded_task import SeededTask
 
 
-class SegmentationTask(lightning.LightningModule):
+class SegmentationTask(SeededTask):
     r"""A segmenter with its loss, optimiser, learning rate schedule and scores.
 
     Stochastic gradient descent with the learning rate :math:`\eta (1 - t / T)^{0.9}` at iteration t
@@ -57,7 +57,7 @@ class SegmentationTask(lightning.LightningModule):
         class_names: list[str] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.model = model
         self.lr = lr
         self.momentum = momentum
@@ -70,7 +70,6 @@ class SegmentationTask(lightning.LightningModule):
         self.inference = inference
         self.object_classes = object_classes
         self.class_names = class_names
-        self.seed = seed
         self.confusion = MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE, validate_args=False
         )
@@ -78,10 +77,6 @@ class SegmentationTask(lightning.LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         r"""The scores of every class, ``[B, C, H, W]``."""
         return self.model(image)["out"]
-
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        world_size = self.trainer.world_size
-        torch.manual_seed(self.seed + batch_idx * world_size + self.global_rank)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         image, label = batch

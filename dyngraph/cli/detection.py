@@ -1,0 +1,72 @@
+"""The commands for detectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
+
+from dyngraph.cli.run import Run, print_scores
+from dyngraph.data import CocoDetection
+from dyngraph.evaluate.coco import (
+    detections_to_coco,
+    judge_detections,
+    read_detections,
+    write_detections,
+)
+from dyngraph.evaluate.detect import detect_folder
+from dyngraph.models import mask_rcnn
+from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.train import DetectionDataModule, DetectionTask, LogDetections
+
+RESULTS = "detections.json"
+"""The results in the format of COCO's evaluation server."""
+
+
+class DetectionRun(Run[DetectionDataModule]):
+    data_class = DetectionDataModule
+    task_class = DetectionTask
+    network = staticmethod(mask_rcnn)
+    given_by_data = frozenset({"annotation_path", "category_ids"})
+
+    def task(self, args: Namespace, data: DetectionDataModule) -> DetectionTask:
+        classes = CocoDetection.classes(data.root)
+        network = mask_rcnn(**args.network, num_classes=len(classes.names))
+        path = CocoDetection.annotation_file(data.root, "val")
+        return DetectionTask(network, path, classes.ids, **args.model, seed=args.seed)
+
+    def pictures(self, data: DetectionDataModule) -> LogDetections:
+        return LogDetections(data.val)
+
+    def add_predict_arguments(self, parser: ArgumentParser) -> None:
+        help_ = "smallest score of an object that is drawn"
+        parser.add_argument("--threshold", type=float, default=0.5, help=help_)
+
+    def test(self, args: Namespace, config: str) -> None:
+        data = self.data(args)
+        task = self.trained_task(args, data)
+        detections = []
+        with evaluation_mode(task), torch.inference_mode():
+            for image, target in tqdm(data.val, desc="detect", unit="image"):
+                (detected,) = task([image])
+                found = detections_to_coco(target["image_id"], detected, data.val.category_ids)
+                detections += found
+        path = Path(args.out, RESULTS)
+        write_detections(path, detections)
+        print_scores(judge_detections(read_detections(path), data.val.annotation_path))
+
+    def predict(self, args: Namespace, config: str) -> None:
+        data = DetectionDataModule(**args.data, seed=args.seed)
+        task = self.trained_task(args, data)
+        classes = CocoDetection.classes(data.root)
+        detect_folder(
+            task.model,
+            args.images,
+            args.out,
+            classes.names,
+            classes.ids,
+            classes.palette,
+            args.threshold,
+        )

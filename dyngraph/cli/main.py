@@ -1,0 +1,127 @@
+"""Commands and their arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from dyngraph.cli.detection import DetectionRun
+from dyngraph.cli.run import Run
+from dyngraph.cli.segmentation import SegmentationRun
+from dyngraph.config import read_config
+from dyngraph.train import fit
+
+RUNS: dict[str, Run] = {"segmentation": SegmentationRun(), "detection": DetectionRun()}
+"""What ``--task`` chooses from."""
+
+_DEFAULT = "segmentation"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    r"""Runs a command, by default that of the process."""
+    parser = ArgumentParser(prog="dyngraph", description="Networks with dyngraph's blocks.")
+    commands = parser.add_subcommands(dest="command")
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        given = list(_read_configs(given))
+        run = _run(given)
+        for name, (_, command_parser) in COMMANDS.items():
+            commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
+        args = parser.parse_args(given)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    execute, command_parser = COMMANDS[args.command]
+    config = command_parser(run).dump(args[args.command])
+    # What names a class becomes its instance; the groups stay groups, because seeds come first.
+    execute(run, parser.instantiate(args)[args.command], config)
+
+
+def _fit_parser(run: Run) -> ArgumentParser:
+    """Trains a network."""
+    return _run_parser(run)
+
+
+def _validate_parser(run: Run) -> ArgumentParser:
+    """Scores a network on the validation images."""
+    parser = _run_parser(run)
+    _add_checkpoint(parser)
+    return parser
+
+
+def _test_parser(run: Run) -> ArgumentParser:
+    """Writes predictions for the validation images; scores the files, by the official judge."""
+    parser = _run_parser(run)
+    _add_checkpoint(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder of predictions")
+    return parser
+
+
+def _predict_parser(run: Run) -> ArgumentParser:
+    """Predicts all images of a folder."""
+    parser = _run_parser(run)
+    _add_checkpoint(parser)
+    parser.add_argument("--images", type=str, required=True, help="folder of images")
+    parser.add_argument("--out", type=str, required=True, help="folder of predictions")
+    run.add_predict_arguments(parser)
+    return parser
+
+
+def _add_checkpoint(parser: ArgumentParser) -> None:
+    help_ = "a checkpoint of fit; by default the last one in trainer.folder"
+    parser.add_argument("--checkpoint", type=str | None, help=help_)
+
+
+def _run_parser(run: Run) -> ArgumentParser:
+    """The arguments of a run, the same for all commands, so that one file serves all."""
+    parser = ArgumentParser()
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
+    parser.add_argument("--task", choices=[*RUNS], default=_DEFAULT, help="the kind of network")
+    parser.add_argument("--seed", type=int, default=0, help="what all randomness is derived from")
+    parser.add_class_arguments(run.data_class, "data", skip={"seed"}, instantiate=False)
+    parser.add_function_arguments(run.network, "network", skip={"num_classes"})
+    skip = {"model", "seed", *run.given_by_data}
+    parser.add_class_arguments(run.task_class, "model", skip=skip, instantiate=False)
+    parser.add_function_arguments(fit, "trainer", skip={"task", "data"})
+    name = next(name for name, other in RUNS.items() if other is run)
+    parser.set_defaults({"task": name, "trainer.folder": f"runs/{name}"})
+    return parser
+
+
+def _read_configs(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments, with the content of files in the place of their paths."""
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, path = argument.partition("=")
+        if option != "--config":
+            yield argument
+        elif path := path if equals else next(remaining, ""):
+            yield f"--config={json.dumps(read_config(path))}"
+        else:
+            raise ValueError("--config: expected the path of a YAML file")
+
+
+def _run(arguments: Sequence[str]) -> Run:
+    """What ``--task`` says, in a file or as an argument, before there is a parser."""
+    name = _DEFAULT
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if option == "--config":
+            name = json.loads(value).get("task", name)
+        elif option == "--task":
+            name = value if equals else following
+    if name not in RUNS:
+        raise ValueError(f"--task: expected one of {(*RUNS,)}, got {name!r}")
+    return RUNS[name]
+
+
+COMMANDS: dict[
+    str, tuple[Callable[[Run, Namespace, str], None], Callable[[Run], ArgumentParser]]
+] = {
+    "fit": (Run.fit, _fit_parser),
+    "validate": (Run.validate, _validate_parser),
+    "test": (Run.test, _test_parser),
+    "predict": (Run.predict, _predict_parser),
+}

@@ -1,0 +1,71 @@
+"""The commands for segmenters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dyngraph.cli.run import Run, print_scores
+from dyngraph.data import DATASETS
+from dyngraph.evaluate import Inference
+from dyngraph.evaluate.cityscapes import judge_predictions, prediction_path
+from dyngraph.evaluate.label_files import score_predictions
+from dyngraph.evaluate.predict import predict_folder
+from dyngraph.models import segmenter
+from dyngraph.train import LogPictures, SegmentationDataModule, SegmentationTask
+
+
+class SegmentationRun(Run[SegmentationDataModule]):
+    data_class = SegmentationDataModule
+    task_class = SegmentationTask
+    network = staticmethod(segmenter)
+    given_by_data = frozenset({"num_classes", "class_names"})
+
+    def task(self, args: Namespace, data: SegmentationDataModule) -> SegmentationTask:
+        names, _ = DATASETS[data.dataset].classes(data.root)
+        network = segmenter(**args.network, num_classes=len(names))
+        return SegmentationTask(
+            network, len(names), class_names=list(names), **args.model, seed=args.seed
+        )
+
+    def pictures(self, data: SegmentationDataModule) -> LogPictures:
+        return LogPictures(data.val)
+
+    def add_predict_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--label_ids", type=bool, default=False, help="also Cityscapes' ids")
+
+    def test(self, args: Namespace, config: str) -> None:
+        data = self.data(args)
+        task = self.trained_task(args, data)
+        images, _ = data.val.folders(data.root, "val")
+        is_cityscapes = args.data.dataset == "cityscapes"
+        labels = predict_folder(
+            task,
+            images,
+            args.out,
+            task.inference or Inference(),
+            palette=data.val.palette,
+            label_ids=is_cityscapes,
+            paths=data.val.image_paths,
+        )
+        if is_cityscapes:
+            folder = Path(args.out, "label_ids")
+            files = [prediction_path(folder, image) for image in data.val.image_paths]
+            print_scores(judge_predictions(files, data.val.label_paths))
+        else:
+            truth = (data.val[index][1] for index in range(len(data.val)))
+            print_scores(score_predictions(labels, truth, data.val.class_names))
+
+    def predict(self, args: Namespace, config: str) -> None:
+        data = SegmentationDataModule(**args.data, seed=args.seed)
+        task = self.trained_task(args, data)
+        _, palette = DATASETS[data.dataset].classes(data.root)
+        predict_folder(
+            task,
+            args.images,
+            args.out,
+            task.inference or Inference(),
+            palette=palette,
+            label_ids=args.label_ids,
+        )

@@ -1,0 +1,155 @@
+"""Mask R-CNN with context inside its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torchvision
+from torch import nn
+from torchvision.models import ResNet
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from dyngraph.models.deformable_conv2d import make_deformable
+from dyngraph.models.insert import insert
+from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+
+DETECTOR_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
+
+#: The context blocks by name, each built for a number of channels and the identity at the start.
+DETECTOR_CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
+    "nonlocal": partial(NonLocalBlock, zero_init=True),
+    "repgraph": partial(RepGraphBlock, zero_init=True),
+    "bottleneck_repgraph": partial(BottleneckRepGraphBlock, zero_init=True),
+    "dgmn": partial(DGMNBlock, rates=(1, 4, 8, 12), fusion="sum"),
+}
+DEFORMABLE = "deformable"
+
+#: The stages of each place where each residual block gets a context block.
+STAGES = {"c5": ("layer4",), "c4_c5": ("layer3", "layer4")}
+PLACES = ("res4", *STAGES)
+
+
+def mask_rcnn(
+    backbone: str | nn.Module = "resnet50",
+    context: str | Callable[[int], nn.Module] | None = None,
+    num_classes: int = 80,
+    context_at: str = "res4",
+    weights_backbone: str | None = None,
+    freeze: bool | None = None,
+    min_size: int = 800,
+    max_size: int = 1333,
+    pyramid_channels: int = 256,
+    **options: Any,
+) -> MaskRCNN:
+    r"""Builds torchvision's Mask R-CNN with a feature pyramid and context inside the backbone.
+
+    With a context block of a name it starts as the same detector without.
+
+    Args:
+        backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``,
+            ``"resnext101_32x8d"``, or a module from images to a dict of feature maps of
+            ``out_channels`` channels each, as :class:`torchvision.models.detection.MaskRCNN` takes
+            it.
+        context: ``None`` (the baseline), ``"nonlocal"``, ``"repgraph"``, ``"bottleneck_repgraph"``,
+            ``"dgmn"`` (rates 1, 4, 8, 12), or a function from a number of channels to a block;
+            ``"deformable"``: deformable 3x3 convolutions.
+        num_classes: The number of classes, without the background.
+        context_at: Where the context is. ``"res4"``: before the last residual block of the fourth
+            stage, as in RepGraph. ``"c5"``, ``"c4_c5"``: in all residual blocks of the fifth, or of
+            the fourth and fifth stage, after the 3x3 convolution, its normalisation and ReLU, as in
+            DGMN.
+        weights_backbone: What torchvision's function of the backbone takes as ``weights``, e.g.
+            ``"DEFAULT"``.
+        freeze: Whether the first two stages and the backbone's batch normalisation are as they were
+            trained before, as both papers do. Defaults to whether there are ``weights_backbone``.
+        min_size: The length of the shorter side to which images are resized, in pixels.
+        max_size: The longest side of a resized image.
+        pyramid_channels: The channels of the feature pyramid.
+        **options: Other arguments of :class:`torchvision.models.detection.MaskRCNN`.
+
+    Raises:
+        ValueError: If ``backbone``, ``context`` or ``context_at`` is unknown, ``"deformable"`` is
+            asked for at ``"res4"``, or something that only a named backbone has is asked of
+            another.
+
+    Shapes:
+        - **input:** a list of images ``[3, H, W]`` in 0..1, of any sizes; in training mode also a
+          list of targets: ``boxes [n, 4]`` (x, y, x, y, in pixels), ``labels [n]`` in
+          1..num_classes, ``masks [n, H, W]``, uint8
+        - **output:** in training mode the losses by name; otherwise a dict for each image:
+          ``boxes [n, 4]``, ``labels [n]``, ``scores [n]`` and ``masks [n, 1, H, W]``,
+          probabilities
+    """
+    if isinstance(backbone, str):
+        trunk: nn.Module = _pyramid(
+            backbone, context, context_at, weights_backbone, freeze, pyramid_channels
+        )
+    else:
+        given = {"context": context, "weights_backbone": weights_backbone, "freeze": freeze}
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected a backbone of a name with it, got {backbone!r}")
+        trunk = backbone
+    # The background is a class of torchvision's.
+    return MaskRCNN(trunk, num_classes + 1, min_size=min_size, max_size=max_size, **options)
+
+
+def _pyramid(
+    name: str,
+    context: str | Callable[[int], nn.Module] | None,
+    place: str,
+    weights: str | None,
+    freeze: bool | None,
+    channels: int,
+) -> BackboneWithFPN:
+    if name not in DETECTOR_BACKBONES:
+        raise ValueError(f"backbone: expected one of {DETECTOR_BACKBONES}, got {name!r}")
+    if place not in PLACES:
+        raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
+    freeze = weights is not None if freeze is None else freeze
+    norm = FrozenBatchNorm2d if freeze else nn.BatchNorm2d
+    resnet = getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
+    if freeze:
+        for stage in (resnet.conv1, resnet.layer1):
+            stage.requires_grad_(False)
+    _add_context(resnet, context, place)
+    return BackboneWithFPN(
+        resnet,
+        {f"layer{level + 1}": str(level) for level in range(4)},
+        [resnet.inplanes // 8 * 2**level for level in range(4)],
+        channels,
+        LastLevelMaxPool(),
+    )
+
+
+def _add_context(
+    resnet: ResNet, context: str | Callable[[int], nn.Module] | None, place: str
+) -> None:
+    if context is None:
+        return
+    if context == DEFORMABLE:
+        if place not in STAGES:
+            raise ValueError(f"context_at: expected one of {(*STAGES,)} with {DEFORMABLE!r}")
+        for stage in STAGES[place]:
+            make_deformable(resnet.get_submodule(stage))
+        return
+    if isinstance(context, str):
+        if context not in DETECTOR_CONTEXTS:
+            names = (None, *DETECTOR_CONTEXTS, DEFORMABLE)
+            raise ValueError(f"context: expected one of {names}, got {context!r}")
+        context = DETECTOR_CONTEXTS[context]
+    for target in _targets(resnet, place):
+        insert(resnet, before=target, make=context)
+
+
+def _targets(resnet: ResNet, place: str) -> Sequence[str]:
+    if place == "res4":
+        return [f"layer3.{len(resnet.layer3) - 1}"]
+    # The convolution after the 3x3 one that has the stride, in either kind of residual block.
+    last = "conv3" if hasattr(resnet.layer4[0], "conv3") else "conv2"
+    return [f"{stage}.*.{last}" for stage in STAGES[place]]

@@ -1,0 +1,123 @@
+"""Training and judging a detector."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, distributed, nn
+
+from dyngraph.evaluate.coco import detections_to_coco, judge_detections
+from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.seeded_task import SeededTask
+
+Batch = tuple[list[Tensor], list[dict[str, Any]]]
+
+
+class DetectionTask(SeededTask):
+    r"""A detector with its losses, optimiser, learning rate schedule and COCO's scores.
+
+    Stochastic gradient descent. The learning rate grows linearly from ``warmup_factor`` times
+    ``lr`` to ``lr``, and is divided by ten at each of ``decay_steps``. By default it is the
+    schedule "1x", for 16 images an iteration and 90,000 iterations. Whatever is random in iteration
+    t (which proposals are trained on) is a function of ``seed`` and t alone, so a resumed run goes
+    on exactly as if it had never stopped.
+
+    Args:
+        model: From images and targets to losses while training, and otherwise from images to
+            detections, as :func:`~dyngraph.models.mask_rcnn`.
+        annotation_path: COCO's JSON file of the validation images.
+        category_ids: COCO's number of each class, that of the labels 1, 2, ….
+        lr: The learning rate.
+        momentum: That of the optimiser.
+        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
+        warmup_steps: The iterations in which the learning rate grows.
+        warmup_factor: Its share at the start.
+        decay_steps: The iterations at which it is divided by ten.
+        seed: What all randomness is derived from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        annotation_path: str | Path,
+        category_ids: Sequence[int],
+        lr: float = 0.02,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        warmup_steps: int = 500,
+        warmup_factor: float = 1 / 3,
+        decay_steps: tuple[int, ...] = (60_000, 80_000),
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        self.model = model
+        self.annotation_path = annotation_path
+        self.category_ids = category_ids
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.warmup_factor = warmup_factor
+        self.decay_steps = sorted(decay_steps)
+        self._image_ids: list[int] = []
+        self._detections: list[dict[str, Any]] = []
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        r"""The detections of each image ``[3, H, W]``."""
+        return self.model(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        losses = self.model(images, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(images))
+        self.log_dict(
+            {name: part.detach() for name, part in losses.items()}, batch_size=len(images)
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, targets = batch
+        for target, detected in zip(targets, self(images), strict=True):
+            image_id = int(target["image_id"])
+            self._image_ids.append(image_id)
+            self._detections += detections_to_coco(image_id, detected, self.category_ids)
+
+    def on_validation_epoch_end(self) -> None:
+        image_ids, detections = _gather(self._image_ids), _gather(self._detections)
+        scores: dict[str, float] = {}
+        if self.trainer.is_global_zero:
+            scores = judge_detections(detections, self.annotation_path, image_ids)
+        scores = self.trainer.strategy.broadcast(scores)
+        for name, score in scores.items():
+            self.log(name, score, prog_bar=name in ("box_ap", "mask_ap"))
+        self._image_ids, self._detections = [], []
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        parameters = parameter_groups(self.model, self.weight_decay)
+        optimizer = torch.optim.SGD(parameters, self.lr, self.momentum)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_lr)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _share_of_lr(self, step: int) -> float:
+        grown = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        warmup = self.warmup_factor + (1 - self.warmup_factor) * grown
+        return warmup * 0.1 ** bisect_right(self.decay_steps, step)
+
+
+def _gather(items: list[Any]) -> list[Any]:
+    """The items of all processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return items
+    parts: list[list[Any]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(parts, items)
+    return list(chain(*parts))

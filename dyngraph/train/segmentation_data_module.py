@@ -1,0 +1,64 @@
+"""The data of a run that trains a segmenter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dyngraph.data import (
+    DATASETS,
+    GENERATORS,
+    SegmentationDataset,
+    eval_transform,
+    train_transform,
+)
+from dyngraph.train.image_data_module import ImageDataModule
+
+
+class SegmentationDataModule(ImageDataModule):
+    r"""A data set as it is on disk: augmented crops for training, whole images for validation.
+
+    The whole training run is one sequence of samples that is a function of ``seed``: every pass
+    over the images has its own order, every sample its own augmentation.
+
+    Args:
+        root: The folder of the data set; ``"generated"``: a small one in its format, which is
+            generated in ``runs/generated``.
+        dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
+        crop_size: Height and width of the training crops, in pixels.
+        batch_size: The number of images of a step, over all processes and accumulated batches.
+        scale: The range of the random scale.
+        num_workers: The number of loading processes of each training process.
+        seed: What order and augmentation are derived from.
+        val_batch_size: The number of validation images at a time, on each process.
+
+    Raises:
+        ValueError: If ``dataset`` is unknown.
+    """
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+
+    def __init__(
+        self,
+        root: str | Path = "generated",
+        dataset: str = "cityscapes",
+        crop_size: tuple[int, int] = (769, 769),
+        batch_size: int = 8,
+        scale: tuple[float, float] = (0.5, 2.0),
+        num_workers: int = 2,
+        seed: int = 0,
+        val_batch_size: int = 1,
+    ) -> None:
+        if dataset not in DATASETS:
+            raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
+        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size)
+        self.crop_size = crop_size
+        self.scale = scale
+
+    def generate(self) -> None:
+        GENERATORS[self.dataset](self.root)
+
+    def load(self, split: str) -> SegmentationDataset:
+        is_train = split == "train"
+        transform = train_transform(self.crop_size, self.scale) if is_train else eval_transform()
+        return DATASETS[self.dataset](self.root, split, transform)
