@@ -1,4 +1,4 @@
-"""The command line, on small generated data in the formats of the data sets."""
+"""The command line for segmenters, on small generated data in the formats of the data sets."""
 
 from pathlib import Path
 
@@ -11,8 +11,12 @@ from dyngraph.cli import main
 from dyngraph.config import read_config
 from dyngraph.data import DATASETS, GENERATORS
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/*/*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(
+    path.relative_to(ROOT)
+    for folder in ("dgmn", "repgraph")
+    for path in ROOT.glob(f"configs/{folder}/*.yaml")
+)
 # About loaders without workers, logs of few steps and callbacks that watch nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
@@ -170,6 +174,7 @@ def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--model.lr=fast"], "model.lr"),
         (["--model.rate=1"], "model.rate"),
+        (["--task=depth"], "--task: expected one of ('segmentation', 'detection'), got 'depth'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message, capsys):
