@@ -33,10 +33,10 @@ _BEACON_COLOURS = {"sun": (240, 150, 30), "sea": (40, 80, 220)}
 _BLOCK = 16
 _BEACON_WIDTH = 2 * _BLOCK
 
-# What RoIAlign reads in a box, of a ResNet-18 with a pyramid of features, depends on 249 pixels
-# around at stride 4, where it reads boxes of this size, and on at most 278 at the other strides.
-_DISTANCES = (288, 296)
-_RADII = (14.0, 20.0)
+# What RoIAlign reads in a box, from a pyramid of features on a backbone whose receptive field is
+# 195 pixels wide, depends on at most 161 pixels around.
+_DISTANCES = (168, 176)
+_RADII = (10.0, 15.0)
 
 _AMPLITUDE = 12.0
 _NOISE = 6.0
@@ -83,12 +83,12 @@ def generate_coco(
 ) -> None:
     r"""Writes strips of shapes in the files of COCO, for detectors that relate distant places.
 
-    Up to three objects stand near one end of a strip 88 to 104 pixels high and 432 to 464 wide.
+    Up to three objects stand near one end of a strip 64 or 72 pixels high and 256 or 272 wide.
     Discs and squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class
     ``"sun"`` or ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells
-    which. It stands 288 to 296 pixels from the nearest edge of the objects' circles. That is more
-    than a Mask R-CNN with ResNet-18 and feature pyramid sees around a box of this size, as long as
-    the picture is not shrunk.
+    which. It stands 168 to 176 pixels from the nearest edge of the objects' circles. That is more
+    than :func:`~dyngraph.models.mask_rcnn` with the small backbone sees around a box of this size,
+    as long as the picture is not shrunk.
 
     A tenth of the pictures has no object, and some have a crowd region, dots in the middle of the
     strip. Masks of discs and crowds are run-length encodings, others polygons.
@@ -126,7 +126,7 @@ def plan_strip(seed: int, split: str, number: int) -> Strip:
     rng = np.random.default_rng(derive_seed("strip", seed, split, number))
     # On its own, so that nothing else in the picture depends on it.
     far_class = FAR_CLASSES[derive_seed("beacon", seed, split, number) % 2]
-    height, width = 8 * int(rng.integers(11, 14)), _BLOCK * int(rng.integers(27, 30))
+    height, width = 8 * int(rng.integers(8, 10)), _BLOCK * int(rng.integers(16, 18))
     distance = int(rng.integers(_DISTANCES[0], _DISTANCES[1] + 1))
     places = (width - _BEACON_WIDTH - _DISTANCES[1] - 2 * int(_RADII[1])) // _BLOCK
     start = _BLOCK * int(rng.integers(places + 1))

@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -18,7 +19,14 @@ from dyngraph.models.deformable_conv2d import make_deformable
 from dyngraph.models.insert import insert
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
-DETECTOR_BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnext101_32x8d")
+DETECTOR_BACKBONES = (
+    "small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext101_32x8d",
+)
 
 #: The context blocks by name, each built for a number of channels and the identity at the start.
 DETECTOR_CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
@@ -52,9 +60,10 @@ def mask_rcnn(
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``,
-            ``"resnext101_32x8d"``, or a module from images to a dict of feature maps of
-            ``out_channels`` channels each, as :class:`torchvision.models.detection.MaskRCNN` takes
-            it.
+            ``"resnext101_32x8d"``, ``"small"`` (a ResNet of one basic block a stage, for small
+            machines: its receptive field is 195 pixels wide), or a module from images to a dict of
+            feature maps of ``out_channels`` channels each, as
+            :class:`torchvision.models.detection.MaskRCNN` takes it.
         context: ``None`` (the baseline), ``"nonlocal"``, ``"repgraph"``, ``"bottleneck_repgraph"``,
             ``"dgmn"`` (rates 1, 4, 8, 12), or a function from a number of channels to a block;
             ``"deformable"``: deformable 3x3 convolutions.
@@ -113,7 +122,7 @@ def _pyramid(
         raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
     freeze = weights is not None if freeze is None else freeze
     norm = FrozenBatchNorm2d if freeze else nn.BatchNorm2d
-    resnet = getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
+    resnet = _resnet(name, weights, norm)
     if freeze:
         for stage in (resnet.conv1, resnet.layer1):
             stage.requires_grad_(False)
@@ -125,6 +134,14 @@ def _pyramid(
         channels,
         LastLevelMaxPool(),
     )
+
+
+def _resnet(name: str, weights: str | None, norm: Callable[..., nn.Module]) -> ResNet:
+    if name != "small":
+        return getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
+    if weights is not None:
+        raise ValueError(f"weights_backbone: the small ResNet has none, got {weights!r}")
+    return ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
 
 
 def _add_context(
