@@ -32,6 +32,7 @@ _BEACON_COLOURS = {"sun": (240, 150, 30), "sea": (40, 80, 220)}
 # Whole blocks of JPEG: its compression does not carry the colour of the beacon any further.
 _BLOCK = 16
 _BEACON_WIDTH = 2 * _BLOCK
+_HEIGHT = 64
 
 # What RoIAlign reads in a box, from a pyramid of features on a backbone whose receptive field is
 # 195 pixels wide, depends on at most 161 pixels around.
@@ -83,7 +84,7 @@ def generate_coco(
 ) -> None:
     r"""Writes strips of shapes in the files of COCO, for detectors that relate distant places.
 
-    Up to three objects stand near one end of a strip 64 or 72 pixels high and 256 or 272 wide.
+    Up to three objects stand near one end of a strip 64 pixels high and 256 or 272 wide.
     Discs and squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class
     ``"sun"`` or ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells
     which. It stands 168 to 176 pixels from the nearest edge of the objects' circles. That is more
@@ -126,7 +127,7 @@ def plan_strip(seed: int, split: str, number: int) -> Strip:
     rng = np.random.default_rng(derive_seed("strip", seed, split, number))
     # On its own, so that nothing else in the picture depends on it.
     far_class = FAR_CLASSES[derive_seed("beacon", seed, split, number) % 2]
-    height, width = 8 * int(rng.integers(8, 10)), _BLOCK * int(rng.integers(16, 18))
+    height, width = _HEIGHT, _BLOCK * int(rng.integers(16, 18))
     distance = int(rng.integers(_DISTANCES[0], _DISTANCES[1] + 1))
     places = (width - _BEACON_WIDTH - _DISTANCES[1] - 2 * int(_RADII[1])) // _BLOCK
     start = _BLOCK * int(rng.integers(places + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +29,12 @@ class OffsetLinear(Linear):
         in_channels: C, or -1 to take it from the first input.
         num_samples: K.
         num_axes: P.
-        spread: The largest distance of an initial offset along each axis, in nodes.
+        spread: The largest distance of an initial offset along each of the P axes, in nodes.
     """
 
-    def __init__(self, in_channels: int, num_samples: int, num_axes: int, spread: float) -> None:
+    def __init__(
+        self, in_channels: int, num_samples: int, num_axes: int, spread: Sequence[float]
+    ) -> None:
         self.num_samples = num_samples
         self.num_axes = num_axes
         self.spread = spread
@@ -43,7 +46,7 @@ class OffsetLinear(Linear):
         part = torch.rand(size, device=device).argsort(dim=0)
         place = (part + torch.rand(size, device=device)) / self.num_samples
         with torch.no_grad():
-            self.bias.copy_(self.spread * (2 * place - 1).flatten())
+            self.bias.copy_((place.new_tensor(self.spread) * (2 * place - 1)).flatten())
         if not isinstance(self.weight, nn.UninitializedParameter):
             nn.init.zeros_(self.weight)
 
@@ -69,10 +72,11 @@ class OffsetSampler(Sampler):
         num_samples: S, the number of samples of a node.
         num_axes: P, the number of spatial axes.
         cell_size: The length of a cell, in nodes. Cells at the end of a map may be smaller.
-        spread: The largest initial offset along each axis, in nodes.
+        spread: The largest initial offset, in nodes, along all axes or along each of them.
 
     Raises:
-        ValueError: If a number is not positive, or ``num_axes`` is not 1, 2 or 3.
+        ValueError: If a number is not positive, ``num_axes`` is not 1, 2 or 3, or ``spread`` does
+            not have a number for each axis.
     """
 
     def __init__(
@@ -81,17 +85,21 @@ class OffsetSampler(Sampler):
         num_samples: int = 9,
         num_axes: int = 2,
         cell_size: int = 1,
-        spread: float = 16.0,
+        spread: float | Sequence[float] = 16.0,
     ) -> None:
         super().__init__(num_samples, num_axes)
         if num_samples < 1:
             raise ValueError(f"num_samples: expected at least 1, got {num_samples}")
         if cell_size < 1:
             raise ValueError(f"cell_size: expected at least 1, got {cell_size}")
-        if spread <= 0:
-            raise ValueError(f"spread: expected a positive number, got {spread}")
+        spreads = [spread] * num_axes if isinstance(spread, (int, float)) else [*spread]
+        if len(spreads) != num_axes or min(spreads) <= 0:
+            raise ValueError(
+                f"spread: expected a positive number, or one for each of {num_axes} axes, "
+                f"got {spread}"
+            )
         self.cell_size = cell_size
-        self.offset = OffsetLinear(in_channels, num_samples, num_axes, spread)
+        self.offset = OffsetLinear(in_channels, num_samples, num_axes, spreads)
 
     def reset_parameters(self) -> None:
         r"""Spreads the offsets out around the node again."""

@@ -46,3 +46,17 @@ def test_the_demo(tmp_path):
     assert tables[0] == tables[1]
     pictures = {path.suffix for path in tmp_path.iterdir() if path.is_file()}
     assert ".png" in pictures
+
+
+def test_far_classes(tmp_path):
+    """The detectors of ``train_coco.py``, with two iterations; the benchmark has their scores."""
+    command = [sys.executable, ROOT / "benchmarks/far_classes.py", "--out", tmp_path]
+    command += ["--steps", "2", "--seeds", "3", "--contexts", "baseline", "dgmn"]
+    tables = []
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        tables.append([line for line in result.stdout.splitlines() if line.startswith("|")])
+    assert tables[0] == tables[1]
+    names = [line.split("|")[1].strip() for line in tables[0]]
+    assert names == ["detector", "---", "baseline", "dgmn"] * 2

@@ -71,14 +71,14 @@ def test_cells_of_one_node_are_no_cells():
     assert not torch.equal(whole(x, grid).pos, celled(x, grid).pos)
 
 
-@pytest.mark.parametrize("spread", [8.0, 0.5])
+@pytest.mark.parametrize("spread", [8.0, 0.5, (4.0, 24.0)])
 def test_offsets_start_spread_out_and_apart(spread):
     sampler = OffsetSampler(16, num_samples=9, spread=spread)
     assert not sampler.offset.weight.any()
     bias = sampler.offset.bias
-    assert bias.abs().max() <= spread
+    assert (bias.view(9, 2).abs() <= torch.tensor(spread)).all()
     # Along each axis, every ninth of the range has one sample, in an order of its own.
-    ninths = ((bias.view(9, 2) / spread + 1) / 2 * 9).floor()
+    ninths = ((bias.view(9, 2) / torch.tensor(spread) + 1) / 2 * 9).floor()
     assert torch.equal(ninths.sort(dim=0).values, torch.arange(9.0).unsqueeze(1).expand(9, 2))
     assert not torch.equal(ninths[:, 0], ninths[:, 1])
     assert bias.unique().numel() == 18
@@ -204,7 +204,15 @@ def test_repr():
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"num_samples": 0}, {"num_axes": 0}, {"num_axes": 4}, {"cell_size": 0}, {"spread": 0.0}],
+    [
+        {"num_samples": 0},
+        {"num_axes": 0},
+        {"num_axes": 4},
+        {"cell_size": 0},
+        {"spread": 0.0},
+        {"spread": (1.0,)},
+        {"spread": (1.0, 0.0)},
+    ],
 )
 def test_constructor_errors_name_the_argument(kwargs):
     with pytest.raises(ValueError, match=f"^{next(iter(kwargs))}: "):

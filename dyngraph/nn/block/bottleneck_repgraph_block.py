@@ -1,5 +1,7 @@
 """The bottleneck representative graph block."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,9 +38,9 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         fusion: ``"sum"`` as above, C channels; ``"concat"``: both terms side by side, 2 C channels.
         zero_init: Whether the last batch normalisation starts at zero and the last ReLU is left
             out, so that a ``"sum"`` block starts as the identity.
-        spread: The largest initial offset of a sample along each axis, in nodes. A sample learns to
-            move only from where it is: choose about the distance to what should be found, and no
-            more than the size of the maps.
+        spread: The largest initial offset of a sample, in nodes, along all axes or along each of
+            them. A sample learns to move only from where it is: choose about the distance to what
+            should be found, and no more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -60,7 +62,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         num_axes: int = 2,
         fusion: str = "sum",
         zero_init: bool = False,
-        spread: float = 16.0,
+        spread: float | Sequence[float] = 16.0,
         backend: str = "auto",
     ) -> None:
         join = Fusion(fusion)

@@ -1,5 +1,7 @@
 """The simple representative graph block."""
 
+from collections.abc import Sequence
+
 from dyngraph.nn.block.attention_block import AttentionBlock
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 
@@ -21,9 +23,9 @@ class RepGraphBlock(AttentionBlock):
             :math:`[\mathbf{x}, W_y \tilde{\mathbf{x}}]`, 2 C channels.
         zero_init: Whether :math:`W_y` starts at zero, so that a ``"sum"`` block starts as the
             identity.
-        spread: The largest initial offset of a sample along each axis, in nodes. A sample learns to
-            move only from where it is: choose about the distance to what should be found, and no
-            more than the size of the maps.
+        spread: The largest initial offset of a sample, in nodes, along all axes or along each of
+            them. A sample learns to move only from where it is: choose about the distance to what
+            should be found, and no more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -45,7 +47,7 @@ class RepGraphBlock(AttentionBlock):
         num_axes: int = 2,
         fusion: str = "sum",
         zero_init: bool = False,
-        spread: float = 16.0,
+        spread: float | Sequence[float] = 16.0,
         backend: str = "auto",
     ) -> None:
         conv = RepGraphConv(

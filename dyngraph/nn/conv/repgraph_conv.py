@@ -1,4 +1,4 @@
-from typing import Optional, Tuple, Union
+from typing import Optional, Sequence, Tuple, Union
 
 from torch import Tensor
 from torch_geometric.nn.inits import reset
@@ -33,7 +33,8 @@ class RepGraphConv(AttentionConv):
         cell_size: The length of the cells that share their samples (the paper's Grid RepGraph).
         num_axes: The number of spatial axes.
         sampler: Another sampler, in the place of :class:`~dyngraph.samplers.OffsetSampler`.
-        spread: The largest initial offset of a sample along each axis, in nodes.
+        spread: The largest initial offset of a sample, in nodes, along all axes or along
+            each of them.
         bias: Whether the projections have biases.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
@@ -52,7 +53,7 @@ class RepGraphConv(AttentionConv):
         cell_size: int = 1,
         num_axes: int = 2,
         sampler: Optional[Sampler] = None,
-        spread: float = 16.0,
+        spread: Union[float, Sequence[float]] = 16.0,
         bias: bool = True,
         backend: str = "auto",
         **kwargs,

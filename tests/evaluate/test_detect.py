@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dyngraph.data.voc_palette import voc_palette
+from dyngraph.evaluate.detect import detect_folder
+from dyngraph.models import mask_rcnn
+
+NAMES, IDS = ("cat", "dog"), (3, 9)
+
+
+@pytest.fixture
+def images(tmp_path):
+    for name, size in (("a.png", (60, 40)), ("deep/b.jpg", (50, 64))):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (90, 120, 30)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return mask_rcnn(
+        "small",
+        "dgmn",
+        num_classes=2,
+        context_at="c5",
+        min_size=64,
+        max_size=96,
+        box_score_thresh=0.0,
+        box_detections_per_img=3,
+    )
+
+
+def detect(model, images, out, **options):
+    return detect_folder(
+        model, images, out, NAMES, IDS, voc_palette(2), **{"progress": False} | options
+    )
+
+
+def test_files_for_each_image(model, images, tmp_path):
+    paths = detect(model, images, tmp_path / "out", threshold=0.0)
+    assert paths == [tmp_path / "out/detections/a.json", tmp_path / "out/detections/deep/b.json"]
+    assert model.training
+    for path, size in zip(paths, ([40, 60], [64, 50]), strict=True):
+        found = json.loads(path.read_text())
+        assert found
+        for detection in found:
+            assert set(detection) == {"category", "category_id", "bbox", "score", "segmentation"}
+            assert (
+                detection["category"]
+                == dict(zip(IDS, NAMES, strict=True))[detection["category_id"]]
+            )
+            assert detection["segmentation"]["size"] == size
+        name = path.relative_to(tmp_path / "out/detections").with_suffix(".png")
+        with Image.open(tmp_path / "out/overlays" / name) as overlay:
+            assert overlay.size == tuple(reversed(size))
+        assert (tmp_path / "out/rates" / name).exists()
+
+
+def test_an_interrupted_run_goes_on(model, images, tmp_path):
+    first, second = detect(model, images, tmp_path / "out")
+    first.write_text("untouched")
+    expected = second.read_bytes()
+    second.unlink()
+    detect(model, images, tmp_path / "out")
+    assert first.read_text() == "untouched"
+    assert second.read_bytes() == expected
+
+
+def test_bad_folders(model, images, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^images: expected the folder"):
+        detect(model, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"^out: expected a folder outside"):
+        detect(model, images, images / "out")
+    Image.new("RGB", (8, 8)).save(images / "a.jpg")
+    with pytest.raises(ValueError, match="would both be written to"):
+        detect(model, images, tmp_path / "out")
+    (images / "a.jpg").unlink()
+    Path(images / "a.png").write_bytes(b"no picture")
+    with pytest.raises(OSError, match=r"a\.png: expected a readable PNG or JPEG image"):
+        detect(model, images, tmp_path / "out")
