@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 from dyngraph.cli.detection import DetectionRun
 from dyngraph.cli.run import Run
@@ -28,15 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given = list(_read_configs(given))
         run = _run(given)
-        for name, (_, command_parser) in COMMANDS.items():
+        for name, command_parser in COMMANDS.items():
             commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
         args = parser.parse_args(given)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    execute, command_parser = COMMANDS[args.command]
-    config = command_parser(run).dump(args[args.command])
+    config = COMMANDS[args.command](run).dump(args[args.command])
     # What names a class becomes its instance; the groups stay groups, because seeds come first.
-    execute(run, parser.instantiate(args)[args.command], config)
+    getattr(run, args.command)(parser.instantiate(args)[args.command], config)
 
 
 def _fit_parser(run: Run) -> ArgumentParser:
@@ -117,11 +116,10 @@ def _run(arguments: Sequence[str]) -> Run:
     return RUNS[name]
 
 
-COMMANDS: dict[
-    str, tuple[Callable[[Run, Namespace, str], None], Callable[[Run], ArgumentParser]]
-] = {
-    "fit": (Run.fit, _fit_parser),
-    "validate": (Run.validate, _validate_parser),
-    "test": (Run.test, _test_parser),
-    "predict": (Run.predict, _predict_parser),
+COMMANDS: dict[str, Callable[[Run], ArgumentParser]] = {
+    "fit": _fit_parser,
+    "validate": _validate_parser,
+    "test": _test_parser,
+    "predict": _predict_parser,
 }
+"""The parser of each command. What a command does is the method of a run of that name."""
