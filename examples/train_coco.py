@@ -41,10 +41,10 @@ CONTEXTS: dict[str, Context] = {
     "repgraph": ("bottleneck_repgraph", "res4"),
     "dgmn": ("dgmn", "c4_c5"),
 }
-# On strips 8 nodes high, with beacons 24 nodes away.
+# On strips 8 nodes high, with beacons up to 32 nodes away.
 SMALL_CONTEXTS = CONTEXTS | {
     "repgraph": (
-        partial(BottleneckRepGraphBlock, num_samples=18, spread=(4.0, 24.0), zero_init=True),
+        partial(BottleneckRepGraphBlock, num_samples=18, spread=(4.0, 32.0), zero_init=True),
         "res4",
     ),
 }
@@ -61,10 +61,11 @@ def small_options() -> dict[str, Any]:
     return {
         # No picture is shrunk: that would bring the beacons into sight.
         "min_size": 64,
-        "max_size": 320,
+        "max_size": 336,
         "pyramid_channels": WIDTH,
         "mask_head": MaskRCNNHeads(WIDTH, (WIDTH,), 1),
         "box_batch_size_per_image": 32,
+        "box_positive_fraction": 0.5,
         "box_detections_per_img": 20,
         "rpn_pre_nms_top_n_train": 400,
         "rpn_post_nms_top_n_train": 200,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from itertools import count, pairwise
+from itertools import count, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,11 @@ _HEIGHT = 64
 # What RoIAlign reads in a box, from a pyramid of features on a backbone whose receptive field is
 # 195 pixels wide, depends on at most 161 pixels around.
 _DISTANCES = (168, 176)
-_RADII = (10.0, 15.0)
+
+# Where objects stand: a square place for each, in so many columns.
+_SLOT = 32
+_COLUMNS = 3
+_RADII = (11.0, 15.5)
 
 _AMPLITUDE = 12.0
 _NOISE = 6.0
@@ -84,12 +88,12 @@ def generate_coco(
 ) -> None:
     r"""Writes strips of shapes in the files of COCO, for detectors that relate distant places.
 
-    Up to three objects stand near one end of a strip 64 pixels high and 256 or 272 wide.
-    Discs and squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class
-    ``"sun"`` or ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells
-    which. It stands 168 to 176 pixels from the nearest edge of the objects' circles. That is more
-    than :func:`~dyngraph.models.mask_rcnn` with the small backbone sees around a box of this size,
-    as long as the picture is not shrunk.
+    Up to six objects stand near one end of a strip 64 pixels high and 320 or 336 wide. Discs and
+    squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class ``"sun"`` or
+    ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells which. It
+    stands at least 168 pixels from the objects. That is more than
+    :func:`~dyngraph.models.mask_rcnn` with the small backbone sees around a box of this size, as
+    long as the picture is not shrunk.
 
     A tenth of the pictures has no object, and some have a crowd region, dots in the middle of the
     strip. Masks of discs and crowds are run-length encodings, others polygons.
@@ -127,31 +131,34 @@ def plan_strip(seed: int, split: str, number: int) -> Strip:
     rng = np.random.default_rng(derive_seed("strip", seed, split, number))
     # On its own, so that nothing else in the picture depends on it.
     far_class = FAR_CLASSES[derive_seed("beacon", seed, split, number) % 2]
-    height, width = _HEIGHT, _BLOCK * int(rng.integers(16, 18))
+    width = _BLOCK * int(rng.integers(20, 22))
     distance = int(rng.integers(_DISTANCES[0], _DISTANCES[1] + 1))
-    places = (width - _BEACON_WIDTH - _DISTANCES[1] - 2 * int(_RADII[1])) // _BLOCK
+    places = (width - _BEACON_WIDTH - _DISTANCES[1] - _COLUMNS * _SLOT) // _BLOCK
     start = _BLOCK * int(rng.integers(places + 1))
-    top, bottom = (int(margin) for margin in (rng.integers(2, 9), height - rng.integers(2, 9)))
+    top, bottom = (int(margin) for margin in (rng.integers(2, 9), _HEIGHT - rng.integers(2, 9)))
     mirrored = rng.random() < 0.5
-    near_edge = start + _BEACON_WIDTH + distance
+    size = (_HEIGHT, width)
+
+    def place(column: float, row: float) -> np.ndarray:
+        return np.array([width - column if mirrored else column, row])
+
     objects: list[StripObject] = []
     if rng.random() < 0.9:
-        slots = np.linspace(0, height, int(rng.integers(1, 4)) + 1)
-        for low, high in pairwise(slots):
-            radius = rng.uniform(_RADII[0], min(_RADII[1], (high - low) / 2 - 0.5))
-            centre = np.array([near_edge + radius, rng.uniform(low + radius, high - radius)])
-            if mirrored:
-                centre[0] = width - centre[0]
-            objects.append(_object(rng, centre, radius, (height, width), far_class))
+        near_edge = start + _BEACON_WIDTH + distance
+        for left, low in product(range(0, _COLUMNS * _SLOT, _SLOT), range(0, _HEIGHT, _SLOT)):
+            if rng.random() < 0.75:
+                radius = rng.uniform(*_RADII)
+                shift = rng.uniform(radius, _SLOT - radius, 2)
+                centre = place(near_edge + left + shift[0], low + shift[1])
+                objects.append(_object(rng, centre, radius, size, far_class))
         if rng.random() < 0.2:
-            middle = start + _BEACON_WIDTH + distance / 2
-            centre = np.array([width - middle if mirrored else middle, height / 2])
-            objects.insert(0, _crowd(rng, centre, (height, width)))
+            centre = place(start + _BEACON_WIDTH + distance / 2, _HEIGHT / 2)
+            objects.insert(0, _crowd(rng, centre, size))
     if mirrored:
         start = width - start - _BEACON_WIDTH
     columns = slice(start, start + _BEACON_WIDTH)
     return Strip(
-        (height, width),
+        size,
         (slice(top, bottom), columns),
         far_class,
         objects,
