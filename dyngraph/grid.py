@@ -214,6 +214,13 @@ class Grid:
         )
         return Grid._from_runs(runs, self.num_axes, self.device)
 
+    def repeat(self, times: int) -> Grid:
+        r"""The layout of all maps, followed by all maps again, ``times`` times in all."""
+        if len(self.runs) == 1:
+            ((count, shape),) = self.runs
+            return Grid._from_runs(((count * times, shape),), self.num_axes, self.device)
+        return Grid._from_runs(self.runs * times, self.num_axes, self.device)
+
     def to(self, device: torch.device | str) -> Grid:
         r"""The same layout on another device."""
         return Grid._from_runs(self.runs, self.num_axes, torch.device(device))

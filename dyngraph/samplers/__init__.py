@@ -1,8 +1,16 @@
 """Where the nodes of a grid listen: modules that turn node features into a Neighborhood."""
 
 from dyngraph.samplers.dilated_sampler import DilatedSampler
+from dyngraph.samplers.linear_walk_sampler import LinearWalkSampler
 from dyngraph.samplers.offset_sampler import OffsetLinear, OffsetSampler
 from dyngraph.samplers.sampler import Sampler
 from dyngraph.samplers.walk_sampler import WalkSampler
 
-__all__ = ["DilatedSampler", "OffsetLinear", "OffsetSampler", "Sampler", "WalkSampler"]
+__all__ = [
+    "DilatedSampler",
+    "LinearWalkSampler",
+    "OffsetLinear",
+    "OffsetSampler",
+    "Sampler",
+    "WalkSampler",
+]

@@ -1,9 +1,17 @@
 """Message passing layers on graphs."""
 
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.conv.dgmn2_conv import DGMN2Conv
 from dyngraph.nn.conv.dgmn_conv import DGMNConv
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
 from dyngraph.nn.conv.nonlocal_conv import NonLocalConv
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 
-__all__ = ["AttentionConv", "DGMNConv", "DynamicMessage", "NonLocalConv", "RepGraphConv"]
+__all__ = [
+    "AttentionConv",
+    "DGMN2Conv",
+    "DGMNConv",
+    "DynamicMessage",
+    "NonLocalConv",
+    "RepGraphConv",
+]
