@@ -31,7 +31,8 @@ import sys
 NEVER = {
     "triton", "torchvision", "torch_scatter", "torch_sparse", "torch_cluster", "pyg_lib",
     "lightning", "pytorch_lightning", "torchmetrics", "matplotlib", "tensorboard", "PIL", "timm",
-    "cityscapesscripts", "pycocotools", "scipy", "sklearn", "pandas",
+    "cityscapesscripts", "pycocotools", "scipy", "sklearn", "pandas", "huggingface_hub",
+    "safetensors",
 }
 
 

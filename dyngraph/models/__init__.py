@@ -6,6 +6,14 @@ except ImportError as error:
     raise ImportError("dyngraph.models needs torchvision: pip install 'dyngraph[train]'") from error
 
 from dyngraph.models.backbone import DilatedResNet, SmallTrunk
+from dyngraph.models.dgmn2 import (
+    DGMN2,
+    DGMN2Classifier,
+    dgmn2_large,
+    dgmn2_medium,
+    dgmn2_small,
+    dgmn2_tiny,
+)
 from dyngraph.models.insert import (
     insert,
     inserted_parameters,
@@ -13,16 +21,31 @@ from dyngraph.models.insert import (
     remove_insertions,
 )
 from dyngraph.models.mask_rcnn import mask_rcnn
-from dyngraph.models.segmenter import Segmenter, segmenter
+from dyngraph.models.official import LoadReport, load_official
+from dyngraph.models.safetensors_files import load_safetensors, save_safetensors
+from dyngraph.models.segmenter import PyramidSegmenter, Segmenter, segmenter
+from dyngraph.models.semantic_fpn import SemanticFPN
 
 __all__ = [
+    "DGMN2",
+    "DGMN2Classifier",
     "DilatedResNet",
+    "LoadReport",
+    "PyramidSegmenter",
     "Segmenter",
+    "SemanticFPN",
     "SmallTrunk",
+    "dgmn2_large",
+    "dgmn2_medium",
+    "dgmn2_small",
+    "dgmn2_tiny",
     "insert",
     "inserted_parameters",
     "insertions",
+    "load_official",
+    "load_safetensors",
     "mask_rcnn",
     "remove_insertions",
+    "save_safetensors",
     "segmenter",
 ]

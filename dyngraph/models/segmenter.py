@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
+from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.example_image import example_image
 from dyngraph.models.insert import insert
+from dyngraph.models.official import load_official
+from dyngraph.models.semantic_fpn import ALIGN_CORNERS, SemanticFPN
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
@@ -44,16 +48,43 @@ class Segmenter(nn.Module):
         self.classifier = classifier
         self.aux_classifier = aux_classifier
 
+    align_corners = False
+
+    def features(self, image: Tensor) -> dict[str, Any]:
+        r"""What ``classifier`` (``"out"``) and ``aux_classifier`` (``"aux"``) get of an image."""
+        return _by_name(self.backbone(image))
+
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        features = _by_name(self.backbone(image))
+        features = self.features(image)
         scores = {"out": self.classifier(features["out"])}
         if self.aux_classifier is not None:
             scores["aux"] = self.aux_classifier(features["aux"])
         size = image.shape[-2:]
         return {
-            name: F.interpolate(score, size=size, mode="bilinear", align_corners=False)
+            name: F.interpolate(score, size=size, mode="bilinear", align_corners=self.align_corners)
             for name, score in scores.items()
         }
+
+
+class PyramidSegmenter(Segmenter):
+    r"""A segmenter whose classifier takes all maps of the backbone.
+
+    Args:
+        backbone: From images to a list of feature maps, the finest first.
+        classifier: From this list to class scores, such as
+            :class:`~dyngraph.models.SemanticFPN`.
+        aux_classifier: From the last but one of the maps to class scores, or None.
+
+    Shapes:
+        - **input:** images ``[B, 3, H, W]``
+        - **output:** ``{"out": [B, num_classes, H, W]}``, and ``"aux"`` with an ``aux_classifier``
+    """
+
+    align_corners = ALIGN_CORNERS
+
+    def features(self, image: Tensor) -> dict[str, Any]:
+        maps = self.backbone(image)
+        return {"out": maps, "aux": maps[-2]}
 
 
 def segmenter(
@@ -61,24 +92,31 @@ def segmenter(
     context: str | Callable[[int], nn.Module] | None = None,
     num_classes: int = 19,
     aux_loss: bool = False,
-    head_channels: int = 512,
+    head_channels: int | None = None,
     weights_backbone: str | None = None,
     insert_before: dict[str, Callable[[int], nn.Module]] | None = None,
 ) -> Segmenter:
     r"""Builds a segmenter: backbone, 3x3 convolution, context block, classifier.
 
+    The backbones of DGMN2 get the head that they were trained with instead, a
+    :class:`~dyngraph.models.SemanticFPN`, with the context block before its classifier.
+
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` (dilated, output
-            stride 8), ``"small"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4), or any module
-            from images to feature maps: a tensor, a list (the last is used, the one before it for
-            the auxiliary head), or a dict ``{"out": …, "aux": …}``.
+            stride 8), ``"small"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4),
+            ``"dgmn2_tiny"``, ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``
+            (strides 4 to 32), a :class:`~dyngraph.models.DGMN2`, or any module from images to
+            feature maps: a tensor, a list (the last is used, the one before it for the auxiliary
+            head), or a dict ``{"out": …, "aux": …}``.
         context: ``None`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, or a function from a number of channels to a
             block. A block whose result has other channels says so by its ``out_channels``.
         num_classes: The number of classes.
-        aux_loss: Whether to add an auxiliary head on the fourth stage.
-        head_channels: The channels of the 3x3 convolution and of the context block.
-        weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``.
+        aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third).
+        head_channels: The channels of the 3x3 convolution (of DGMN2's upsampled maps) and of the
+            context block. Defaults to 512, for DGMN2 to 128.
+        weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``. For
+            DGMN2 the path of a released file.
         insert_before: Blocks inside the backbone, by the names of the modules that they stand
             before, as :func:`~dyngraph.models.insert` takes them, e.g. ``{"layer3.5": make}``.
 
@@ -90,9 +128,17 @@ def segmenter(
     trunk = _backbone(backbone, weights_backbone)
     for name, make in (insert_before or {}).items():
         insert(trunk, before=name, make=make)
+    if isinstance(trunk, DGMN2):
+        head_channels = head_channels or 128
+        head = SemanticFPN(
+            trunk.channels, num_classes, head_channels, _context(context, head_channels)
+        )
+        aux_classifier = _aux_classifier(trunk.channels[-2], num_classes) if aux_loss else None
+        return PyramidSegmenter(trunk, head, aux_classifier)
     channels = _feature_channels(trunk)
     if aux_loss and "aux" not in channels:
         raise ValueError("aux_loss: expected a backbone with two feature maps, got one")
+    head_channels = head_channels or 512
     block = _context(context, head_channels)
     classifier = nn.Sequential(
         conv_bn_relu(channels["out"], head_channels),
@@ -104,12 +150,18 @@ def segmenter(
 
 
 def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
+    if backbone in DEPTHS:
+        trunk = DGMN2(DEPTHS[str(backbone)])
+        if weights is not None:
+            load_official(trunk, weights)
+        return trunk
     if isinstance(backbone, str) and backbone != "small":
         if backbone not in RESNETS:
-            raise ValueError(f"backbone: expected one of {(*RESNETS, 'small')}, got {backbone!r}")
+            names = (*RESNETS, *DEPTHS, "small")
+            raise ValueError(f"backbone: expected one of {names}, got {backbone!r}")
         return DilatedResNet(backbone, weights)
     if weights is not None:
-        raise ValueError(f"weights_backbone: only ResNets have weights, got {weights!r}")
+        raise ValueError(f"weights_backbone: only ResNets and DGMN2 have weights, got {weights!r}")
     return SmallTrunk() if isinstance(backbone, str) else backbone
 
 

@@ -54,17 +54,25 @@ class RelativePosition(nn.Module):
 
     def _scores(self, query: Tensor) -> Tensor:
         """Scores ``[B H W, K]`` of queries ``[B, d, H, W]``."""
-        height, width = query.shape[2:]
-        along_width = torch.einsum("bdhw,wsd->bhws", query, self._rows(self.rel_width, width))
-        along_height = torch.einsum("bdhw,hsd->bswh", query, self._rows(self.rel_height, height))
+        # Interpolation refuses maps without nodes; they have no scores either.
+        if query.numel() == 0:
+            return query.new_zeros(0, self.num_samples)
+        batch, channels, height, width = query.shape
+        # Rows of maps, as views of nodes: an exported program merges no axes of any length.
+        rows = query.movedim(1, -1).flatten(0, 2).view(batch * height, width, channels)
+        y = torch.arange(batch * height, device=query.device) % height
+        x = torch.arange(width, device=query.device)
+        along_width = rows.transpose(0, 1) @ self._tables(self.rel_width, width, x)
+        along_height = rows @ self._tables(self.rel_height, height, y)
+        transposed = along_height.unflatten(0, (batch, height)).transpose(1, 3)
         # Not only where sizes differ: an exported program has no such choice.
-        along_height = F.interpolate(along_height, (height, width), mode="bilinear")
-        return (along_width + along_height.movedim(1, -1)).flatten(0, 2)
+        resized = F.interpolate(transposed, (height, width), mode="bilinear").movedim(1, -1)
+        along_width = along_width.transpose(0, 1).unflatten(0, (batch, height))
+        return (along_width + resized).flatten(0, 2)
 
-    def _rows(self, table: Tensor, length: int) -> Tensor:
-        """The rows ``length - 1 - i + s`` of a resized table, ``[length, K, d]``."""
+    def _tables(self, table: Tensor, length: int, place: Tensor) -> Tensor:
+        """The rows ``length - 1 - place + s`` of a resized table, ``[places, d, K]``."""
         size = length + self.num_samples - 1
         table = F.interpolate(table.t().unsqueeze(0), size, mode="linear")[0].t()
-        node = torch.arange(length, device=table.device).unsqueeze(1)
         sample = torch.arange(self.num_samples, device=table.device)
-        return table[length - 1 - node + sample]
+        return table[length - 1 - place.unsqueeze(1) + sample].transpose(1, 2)

@@ -193,7 +193,9 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"^context: expected None or one of .* got 'gcn'"):
         segmenter("small", "gcn")
     for backbone in ("small", SmallTrunk(4)):
-        with pytest.raises(ValueError, match=r"^weights_backbone: only ResNets .* got 'DEFAULT'"):
+        with pytest.raises(
+            ValueError, match=r"^weights_backbone: only ResNets and DGMN2 .* got 'DEFAULT'"
+        ):
             segmenter(backbone, weights_backbone="DEFAULT")
 
 

@@ -153,7 +153,8 @@ class DGMN2Conv(AttentionConv):
     def _split(self, x: Tensor) -> Tensor:
         """One slice of d channels after the other, ``[N, n d] -> [n N, d]``."""
         channels = self.out_channels // self.heads
-        return x.view(x.size(0), -1, channels).transpose(0, 1).reshape(-1, channels)
+        slices = x.view(x.size(0), x.size(1) // channels, channels)
+        return slices.transpose(0, 1).reshape(-1, channels)
 
     def _edges(self, near: Neighborhood, alpha: Tensor) -> Tuple[Tensor, Tensor]:
         edge_index, _ = near.edge_index()

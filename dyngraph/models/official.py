@@ -1,0 +1,170 @@
+"""The released weights of DGMN2, from the files as they are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dyngraph.models.dgmn2 import DGMN2
+from dyngraph.models.semantic_fpn import SemanticFPN
+
+#: Under which the files hold the weights: those of classifiers, and those of MMDetection.
+WRAPPERS = ("model", "state_dict")
+#: What stands before the names of the backbone's weights: in Sparse R-CNN, in Deformable DETR, in
+#: MMDetection and MMSegmentation, in classifiers.
+PREFIXES = ("backbone.bottom_up.", "backbone.0.", "backbone.", "")
+#: The weights of MMSegmentation's Semantic FPN, and those of ours.
+SEMANTIC_FPN = (
+    (r"neck\.lateral_convs\.(\d+)\.conv\.", r"fpn.inner_blocks.\1.0."),
+    (r"neck\.fpn_convs\.(\d+)\.conv\.", r"fpn.layer_blocks.\1.0."),
+    (r"decode_head\.(scale_heads\.\d+\.\d+)\.conv\.", r"\1.0."),
+    (r"decode_head\.(scale_heads\.\d+\.\d+)\.bn\.", r"\1.1."),
+    (r"decode_head\.conv_seg\.", "conv_seg."),
+)
+_LISTED = 20
+
+
+class LoadReport(NamedTuple):
+    r"""What :func:`load_official` did.
+
+    Attributes:
+        loaded: The weights of the model that were loaded.
+        kept: Those that the file has not, which kept their values.
+        unused: The names in the file that the model has no weights for.
+    """
+
+    loaded: list[str]
+    kept: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        for verb, names in (("kept by the model", self.kept), ("unused in the file", self.unused)):
+            lines.append(f"{len(names)} tensors {verb}" + (f": {_listed(names)}" if names else ""))
+        return "\n".join(lines)
+
+
+def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> LoadReport:
+    r"""Loads released weights of DGMN2 into a model, in place.
+
+    Takes the files as they are: classifiers, and the backbones of detectors and segmenters. A
+    :func:`~dyngraph.models.segmenter` gets the head of a released Semantic FPN too. Nothing in a
+    file is executed. A file that does not fit leaves the model as it was.
+
+    SETR's files have the same names and sizes, but were trained with strides of 1 in the last two
+    stages, which this backbone has not.
+
+    Args:
+        model: A :class:`~dyngraph.models.DGMN2`, or a model with one inside.
+        checkpoint: The path of a released file, or what is in it.
+
+    Returns:
+        What was loaded, by name.
+
+    Raises:
+        OSError: If the file is missing or is no readable checkpoint.
+        TypeError: If the checkpoint holds no mapping of tensors.
+        ValueError: If the model has not exactly one DGMN2 inside, or the checkpoint lacks weights
+            of it, or has more or others in size, as that of another variant has.
+    """
+    weights = _weights(_read(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint)
+    backbone = _names_of(model, DGMN2)
+    if not backbone:
+        raise ValueError(f"model: expected one with a DGMN2 inside, got {type(model).__name__}")
+    candidates = [
+        {name: name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    sources = max(candidates, key=lambda names: sum(name in backbone for name in names.values()))
+    # Blocks that the model has not are those of another variant; other names, of other parts.
+    found = {
+        source: backbone.get(name, name)
+        for source, name in sources.items()
+        if name in backbone or re.match(r"(patch_embed|block)\d", name)
+    }
+    if not any(name in backbone for name in sources.values()):
+        raise ValueError(f"checkpoint: expected weights of DGMN2, got {_listed(list(weights))}")
+    expected = set(backbone.values())
+    head = _names_of(model, SemanticFPN)
+    if head and any(name.startswith("decode_head.scale_heads.") for name in weights):
+        renamed = {name: _in_semantic_fpn(name) for name in weights}
+        found |= {source: head[name] for source, name in renamed.items() if name in head}
+        expected |= {name for part, name in head.items() if not part.startswith("context.")}
+
+    target = model.state_dict()
+    missing = sorted(expected - set(found.values()))
+    unexpected = [source for source, name in found.items() if name not in target]
+    differing = [
+        f"{source} {list(weights[source].shape)} instead of {list(target[name].shape)}"
+        for source, name in found.items()
+        if name in target and weights[source].shape != target[name].shape
+    ]
+    if missing or unexpected or differing:
+        raise ValueError(
+            f"checkpoint: expected the weights of this model; missing {_listed(missing)}, "
+            f"unexpected {_listed(unexpected)}, of another size {_listed(differing)}"
+        )
+    model.load_state_dict({name: weights[source] for source, name in found.items()}, strict=False)
+    loaded = set(found.values())
+    return LoadReport(
+        loaded=[name for name in target if name in loaded],
+        kept=[name for name in target if name not in loaded],
+        unused=[name for name in weights if name not in found],
+    )
+
+
+def _names_of(model: nn.Module, kind: type[nn.Module]) -> dict[str, str]:
+    """The names of weights in the only module of a kind, and in the model; empty without one."""
+    modules = [(name, part) for name, part in model.named_modules() if isinstance(part, kind)]
+    if len(modules) != 1:
+        return {}
+    ((path, module),) = modules
+    return {name: f"{path}.{name}".lstrip(".") for name in module.state_dict()}
+
+
+def _in_semantic_fpn(name: str) -> str:
+    """The name of a weight of MMSegmentation's Semantic FPN in ours."""
+    for pattern, replacement in SEMANTIC_FPN:
+        name, found = re.subn(f"^{pattern}", replacement, name)
+        if found:
+            return name
+    return name
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        # Classifiers were saved with their arguments, a namespace of plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    # PyTorch has no common base class for what it raises on broken files.
+    except Exception as error:
+        raise OSError(f"{path}: expected a readable checkpoint, got {error!r}") from error
+
+
+def _weights(checkpoint: Any) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, without what is wrapped around them."""
+    for wrapper in WRAPPERS:
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
+            checkpoint = checkpoint[wrapper]
+    if not isinstance(checkpoint, Mapping):
+        raise TypeError(f"checkpoint: expected tensors by name, got {type(checkpoint).__name__}")
+    return {
+        # What DataParallel and DistributedDataParallel put before all names.
+        str(name).removeprefix("module."): value
+        for name, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many there are in all."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,53 @@
+"""Weights of models as safetensors files. Needs safetensors: ``pip install 'dyngraph[hub]'``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+
+def save_safetensors(model: nn.Module, path: str | Path) -> None:
+    r"""Saves the weights of a model, by their names in its ``state_dict``.
+
+    Raises:
+        ImportError: If safetensors is missing.
+        OSError: If the file cannot be written.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise _missing("save_safetensors") from error
+    # The format has no strides: what is channels_last is stored row by row.
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    # Safetensors has errors of its own for files.
+    except Exception as error:
+        raise OSError(f"{path}: could not be written: {error}") from error
+
+
+def load_safetensors(model: nn.Module, path: str | Path) -> None:
+    r"""Loads the weights of a model from a file of :func:`save_safetensors`, in place.
+
+    Raises:
+        ImportError: If safetensors is missing.
+        OSError: If the file is missing or not readable.
+        ValueError: If the weights are of another architecture.
+    """
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise _missing("load_safetensors") from error
+    try:
+        weights = load_file(path)
+    except Exception as error:
+        raise OSError(f"{path}: expected a readable safetensors file, got {error!r}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected the weights of this model. {error}") from error
+
+
+def _missing(name: str) -> ImportError:
+    return ImportError(f"{name} needs safetensors: pip install 'dyngraph[hub]'")
