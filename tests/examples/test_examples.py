@@ -4,6 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+
+from dyngraph.models import DGMN2, dgmn2_tiny
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [
@@ -60,3 +64,38 @@ def test_far_classes(tmp_path):
     assert tables[0] == tables[1]
     names = [line.split("|")[1].strip() for line in tables[0]]
     assert names == ["detector", "---", "baseline", "dgmn"] * 2
+
+
+def run(name, *arguments):
+    command = [sys.executable, ROOT / "examples" / name, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_a_released_file_is_converted(tmp_path):
+    model = dgmn2_tiny(features_only=True)
+    weights = {f"backbone.{name}": weight for name, weight in model.state_dict().items()}
+    torch.save({"state_dict": weights | {"neck.weight": torch.ones(2)}}, tmp_path / "coco.pth")
+    arguments = ("--model", "dgmn2_tiny", "--features-only", "--out", tmp_path / "out")
+    out = run("convert_dgmn2.py", tmp_path / "coco.pth", *arguments)
+    assert f"{len(weights)} tensors loaded" in out
+    assert "1 tensors unused in the file: neck.weight" in out
+    loaded = DGMN2.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(loaded[name], w) for name, w in model.state_dict().items())
+
+
+def test_a_classifier_is_trained_on_a_folder_of_images(tmp_path):
+    for split in ("train", "val"):
+        for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (40, 50), colour).save(folder / f"{number}.png")
+    torch.save({"model": dgmn2_tiny().state_dict()}, tmp_path / "released.pth")
+    arguments = ["--data", tmp_path, "--size", "32", "--epochs", "1", "--batch-size", "2"]
+    arguments += ["--workers", "0", "--out", tmp_path / "out"]
+    out = run("classify.py", *arguments, "--checkpoint", tmp_path / "released.pth")
+    assert "0 tensors kept by the model" in out
+    assert "epoch 1: loss " in out
+    assert (tmp_path / "out" / "model.safetensors").exists()
