@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,15 @@ SEMANTIC_FPN = (
 _LISTED = 20
 
 
-class LoadReport(NamedTuple):
-    r"""What :func:`load_official` did.
+@dataclass(frozen=True)
+class LoadReport:
+    r"""What :func:`load_official` did, as text when it is printed."""
 
-    Attributes:
-        loaded: The weights of the model that were loaded.
-        kept: Those that the file has not, which kept their values.
-        unused: The names in the file that the model has no weights for.
-    """
-
+    #: The weights of the model that were loaded.
     loaded: list[str]
+    #: Those that the file has not, which kept their values.
     kept: list[str]
+    #: The names in the file that the model has no weights for.
     unused: list[str]
 
     def __str__(self) -> str:
