@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from dyngraph.models.deformable_conv2d import make_deformable
+from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.insert import insert
+from dyngraph.models.official import load_official
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
-DETECTOR_BACKBONES = (
+RESNETS = (
     "small",
     "resnet18",
     "resnet34",
@@ -61,8 +64,9 @@ def mask_rcnn(
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``,
             ``"resnext101_32x8d"``, ``"small"`` (a ResNet of one basic block a stage, for small
-            machines: its receptive field is 195 pixels wide), or a module from images to a dict of
-            feature maps of ``out_channels`` channels each, as
+            machines: its receptive field is 195 pixels wide), ``"dgmn2_tiny"``,
+            ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``, or a module from images to a
+            dict of feature maps of ``out_channels`` channels each, as
             :class:`torchvision.models.detection.MaskRCNN` takes it.
         context: ``None`` (the baseline), ``"nonlocal"``, ``"repgraph"``, ``"bottleneck_repgraph"``,
             ``"dgmn"`` (rates 1, 4, 8, 12), or a function from a number of channels to a block;
@@ -73,7 +77,7 @@ def mask_rcnn(
             the fourth and fifth stage, after the 3x3 convolution, its normalisation and ReLU, as in
             DGMN.
         weights_backbone: What torchvision's function of the backbone takes as ``weights``, e.g.
-            ``"DEFAULT"``.
+            ``"DEFAULT"``. For DGMN2 the path of a released file.
         freeze: Whether the first two stages and the backbone's batch normalisation are as they were
             trained before, as both papers do. Defaults to whether there are ``weights_backbone``.
         min_size: The length of the shorter side to which images are resized, in pixels.
@@ -83,8 +87,8 @@ def mask_rcnn(
 
     Raises:
         ValueError: If ``backbone``, ``context`` or ``context_at`` is unknown, ``"deformable"`` is
-            asked for at ``"res4"``, or something that only a named backbone has is asked of
-            another.
+            asked for at ``"res4"``, or something that only a ResNet of a name has is asked of
+            another backbone.
 
     Shapes:
         - **input:** a list of images ``[3, H, W]`` in 0..1, of any sizes; in training mode also a
@@ -94,59 +98,78 @@ def mask_rcnn(
           ``boxes [n, 4]``, ``labels [n]``, ``scores [n]`` and ``masks [n, 1, H, W]``,
           probabilities
     """
-    if isinstance(backbone, str):
-        trunk: nn.Module = _pyramid(
-            backbone, context, context_at, weights_backbone, freeze, pyramid_channels
-        )
+    if backbone in RESNETS:
+        resnet = _resnet(str(backbone), weights_backbone, freeze)
+        _add_context(resnet, context, context_at)
+        trunk = _pyramid(resnet, pyramid_channels)
     else:
-        given = {"context": context, "weights_backbone": weights_backbone, "freeze": freeze}
+        given = {"context": context, "freeze": freeze}
+        if isinstance(backbone, str):
+            trunk = DGMN2Pyramid(_dgmn2(backbone, weights_backbone), pyramid_channels)
+        else:
+            given["weights_backbone"] = weights_backbone
+            trunk = backbone
         for name, value in given.items():
             if value is not None:
-                raise ValueError(f"{name}: expected a backbone of a name with it, got {backbone!r}")
-        trunk = backbone
+                raise ValueError(f"{name}: expected one of {RESNETS} with it, got {backbone!r}")
     # The background is a class of torchvision's.
     return MaskRCNN(trunk, num_classes + 1, min_size=min_size, max_size=max_size, **options)
 
 
-def _pyramid(
-    name: str,
-    context: str | Callable[[int], nn.Module] | None,
-    place: str,
-    weights: str | None,
-    freeze: bool | None,
-    channels: int,
-) -> BackboneWithFPN:
-    if name not in DETECTOR_BACKBONES:
-        raise ValueError(f"backbone: expected one of {DETECTOR_BACKBONES}, got {name!r}")
-    if place not in PLACES:
-        raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
+class DGMN2Pyramid(nn.Module):
+    r"""A feature pyramid on the four maps of DGMN2.
+
+    Args:
+        body: The backbone.
+        out_channels: The channels of each map of the pyramid.
+    """
+
+    def __init__(self, body: DGMN2, out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork([*body.channels], out_channels, LastLevelMaxPool())
+        self.out_channels = out_channels
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        maps = enumerate(self.body(image))
+        return self.fpn(OrderedDict((str(level), x) for level, x in maps))
+
+
+def _dgmn2(name: str, weights: str | None) -> DGMN2:
+    if name not in DEPTHS:
+        raise ValueError(f"backbone: expected one of {(*RESNETS, *DEPTHS)}, got {name!r}")
+    body = DGMN2(DEPTHS[name])
+    if weights is not None:
+        load_official(body, weights)
+    return body
+
+
+def _pyramid(resnet: ResNet, out_channels: int) -> BackboneWithFPN:
+    layers = {f"layer{level + 1}": str(level) for level in range(4)}
+    channels = [resnet.inplanes // 8 * 2**level for level in range(4)]
+    return BackboneWithFPN(resnet, layers, channels, out_channels, LastLevelMaxPool())
+
+
+def _resnet(name: str, weights: str | None, freeze: bool | None) -> ResNet:
     freeze = weights is not None if freeze is None else freeze
     norm = FrozenBatchNorm2d if freeze else nn.BatchNorm2d
-    resnet = _resnet(name, weights, norm)
+    if name == "small":
+        if weights is not None:
+            raise ValueError(f"weights_backbone: the small ResNet has none, got {weights!r}")
+        resnet = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    else:
+        resnet = getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
     if freeze:
         for stage in (resnet.conv1, resnet.layer1):
             stage.requires_grad_(False)
-    _add_context(resnet, context, place)
-    return BackboneWithFPN(
-        resnet,
-        {f"layer{level + 1}": str(level) for level in range(4)},
-        [resnet.inplanes // 8 * 2**level for level in range(4)],
-        channels,
-        LastLevelMaxPool(),
-    )
-
-
-def _resnet(name: str, weights: str | None, norm: Callable[..., nn.Module]) -> ResNet:
-    if name != "small":
-        return getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
-    if weights is not None:
-        raise ValueError(f"weights_backbone: the small ResNet has none, got {weights!r}")
-    return ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    return resnet
 
 
 def _add_context(
     resnet: ResNet, context: str | Callable[[int], nn.Module] | None, place: str
 ) -> None:
+    if place not in PLACES:
+        raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
     if context is None:
         return
     if context == DEFORMABLE:

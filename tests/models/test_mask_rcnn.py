@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyngraph.models import insertions, mask_rcnn
+from dyngraph.models import dgmn2_tiny, insertions, mask_rcnn
 from dyngraph.models.deformable_conv2d import DeformableConv2d
 from dyngraph.models.mask_rcnn import DETECTOR_CONTEXTS, STAGES
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock
@@ -122,6 +122,20 @@ def test_deformable_convolutions(place):
     assert found == [f"{s}.{b}.conv2" for s, b in blocks if s in STAGES[place]]
 
 
+def test_dgmn2_with_released_weights(tmp_path):
+    torch.manual_seed(0)
+    weights = dgmn2_tiny(features_only=True).state_dict()
+    released = {f"backbone.{name}": weight for name, weight in weights.items()}
+    torch.save({"state_dict": released}, tmp_path / "coco.pth")
+    model = mask_rcnn("dgmn2_tiny", weights_backbone=str(tmp_path / "coco.pth"), **SMALL)
+    for name, weight in model.backbone.body.state_dict().items():
+        assert torch.equal(weight, weights[name])
+    losses = model(IMAGES, targets())
+    torch.stack([*losses.values()]).sum().backward()
+    assert all(p.grad is not None for p in model.backbone.parameters())
+    assert len(model.eval()(IMAGES)) == len(IMAGES)
+
+
 def test_images_without_objects_train():
     model = mask_rcnn("resnet18", "dgmn", context_at="c5", **SMALL)
     losses = model(IMAGES, targets(num_objects=0))
@@ -153,12 +167,14 @@ def test_a_block_and_a_backbone_of_ones_own():
     ("arguments", "message"),
     [
         ({"backbone": "vgg16"}, "backbone: expected one of .*, got 'vgg16'"),
+        ({"backbone": "dgmn2_tiny", "freeze": True}, "freeze: expected one of .*'dgmn2_tiny'"),
+        ({"backbone": "small", "weights_backbone": "DEFAULT"}, "weights_backbone: the small"),
         ({"context": "gat"}, "context: expected one of .*, got 'gat'"),
         ({"context_at": "res2"}, "context_at: expected one of .*, got 'res2'"),
         ({"context": "deformable"}, r"context_at: expected one of \('c5', 'c4_c5'\)"),
         (
             {"backbone": nn.Identity(), "context": "dgmn"},
-            "context: expected a backbone of a name with it, got Identity",
+            "context: expected one of .* with it, got Identity",
         ),
     ],
 )
