@@ -2,12 +2,13 @@
 
 import math
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dyngraph.grid import Grid, Shape
-from dyngraph.ops.corners import corners
+from dyngraph.grid import Grid
+from dyngraph.ops.corners import Run, corners
 
 PADDING_MODES = ("zeros", "border")
 
@@ -69,8 +70,18 @@ class Neighborhood:
         self.receiver = receiver
         self.pos = pos
         self.padding_mode = padding_mode
-        #: Indices (sender nodes) and weights of the corners, ``[N, 2^P, K]``, a plane a corner.
-        self.index, self.weight = _corners(grid, receiver, pos, padding_mode)
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._is_traced = torch.compiler.is_compiling()
+
+    @property
+    def index(self) -> Tensor:
+        r"""The sender node of each corner, ``[N, 2^P, K]``, a plane a corner, int32 or int64."""
+        return self._corners()[0]
+
+    @property
+    def weight(self) -> Tensor:
+        r"""The interpolation weight of each corner, ``[N, 2^P, K]``, a plane a corner."""
+        return self._corners()[1]
 
     @property
     def num_samples(self) -> int:
@@ -86,6 +97,18 @@ class Neighborhood:
     def corner_weight(self) -> Tensor:
         r"""The interpolation weight of each corner, ``[N, K, 2^P]``."""
         return self.weight.transpose(1, 2)
+
+    @property
+    def runs(self) -> list[Run]:
+        r"""Neighbouring maps that are equal in both grids."""
+        senders, listeners = self.grid.runs, self.receiver.runs
+        if [count for count, _ in senders] == [count for count, _ in listeners]:
+            return [
+                Run(count, math.prod(own), shape)
+                for (count, shape), (_, own) in zip(senders, listeners, strict=True)
+            ]
+        pairs = groupby(zip(self.grid.shapes, self.receiver.shapes, strict=True))
+        return [Run(len(list(run)), math.prod(own), shape) for (shape, own), run in pairs]
 
     def edge_index(self) -> tuple[Tensor, Tensor]:
         r"""The pixel-to-pixel graph: an edge from every corner to the node that listens to it.
@@ -113,41 +136,28 @@ class Neighborhood:
         corner_weight = self.corner_weight.unsqueeze(3)
         return (alpha.transpose(1, 2).unsqueeze(2) * corner_weight).flatten(0, 2)
 
+    def _corners(self) -> tuple[Tensor, Tensor]:
+        """Index and weight of the corners, computed when they are first asked for."""
+        if self._kept is not None and not self._misses_gradients(self._kept[1]):
+            return self._kept
+        found = corners(self.pos, self.runs, self.padding_mode == "border")
+        # What a tracer computes from a neighbourhood outside its program is no value to keep.
+        if self._is_traced or not torch.compiler.is_compiling():
+            self._kept = found
+        return found
+
+    def _misses_gradients(self, weight: Tensor) -> bool:
+        """Whether weights were first asked for without gradients, and are now with."""
+        if not torch.is_grad_enabled():
+            return False
+        if self.pos.requires_grad and not weight.requires_grad:
+            return True
+        # Compilers cannot ask this, and do not mix inference mode with gradients.
+        return not torch.compiler.is_compiling() and weight.is_inference()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of the weights would have no gradient to the copy of the positions.
+        return {**self.__dict__, "_kept": None}
+
     def __repr__(self) -> str:
         return f"Neighborhood({self.grid}, num_samples={self.num_samples})"
-
-
-def _corners(grid: Grid, receiver: Grid, pos: Tensor, padding_mode: str) -> tuple[Tensor, Tensor]:
-    runs = _run_pairs(grid, receiver)
-    # Room for an index of every corner, and of every sender node with every sample.
-    num_nodes = max(pos.shape[0] * 2**grid.num_axes, grid.num_nodes)
-    dtype = torch.int32 if num_nodes * pos.shape[1] < 2**31 else torch.int64
-    lengths = [count * math.prod(shape) for count, _, shape in runs]
-    parts = [pos] if len(runs) == 1 else pos.split(lengths)
-    start, indices, weights = 0, [], []
-    for (count, shape, _), part in zip(runs, parts, strict=True):
-        if count * math.prod(shape) == 0:
-            # No corner, or no sample: any index of a node will do, and weighs 0.
-            planes = part[:, None, :, 0].expand(-1, 2 ** len(shape), -1)
-            weight = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
-            index = weight.to(dtype)
-        else:
-            index, weight = corners(part, shape, count, padding_mode == "border", dtype)
-            index = index + start if start else index
-        indices.append(index)
-        weights.append(weight)
-        start += count * math.prod(shape)
-    if len(runs) == 1:
-        return indices[0], weights[0]
-    return torch.cat(indices), torch.cat(weights)
-
-
-def _run_pairs(grid: Grid, receiver: Grid) -> list[tuple[int, Shape, Shape]]:
-    """Runs of maps that are equal in both grids: their number, sender shape and receiver shape."""
-    if [count for count, _ in grid.runs] == [count for count, _ in receiver.runs]:
-        return [
-            (count, sender, shape)
-            for (count, sender), (_, shape) in zip(grid.runs, receiver.runs, strict=True)
-        ]
-    pairs = groupby(zip(grid.shapes, receiver.shapes, strict=True))
-    return [(len(list(run)), *shapes) for shapes, run in pairs]

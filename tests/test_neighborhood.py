@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import reference
 import torch
@@ -5,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch_geometric.utils import coalesce
 
-from dyngraph import Grid, Neighborhood
+from dyngraph import Grid, Neighborhood, neighborhood
 from dyngraph.ops import interpolate, sampled_attention, scatter_interpolate
 from dyngraph.ops.multilinear import _axis_corners
 
@@ -204,6 +207,90 @@ def test_positions_get_the_gradient_of_the_formula():
         got = torch.autograd.grad((dense_corners(near) * upstream).sum(), pos)
         want = torch.autograd.grad((reference.interpolation_matrix(near) * upstream).sum(), pos)
         torch.testing.assert_close(got, want)
+
+
+# --- corners, computed when they are first asked for ---------------------------------------------
+
+
+@pytest.fixture
+def leaf():
+    """A neighbourhood of positions that get gradients."""
+    grid = Grid(reference.MIXED_SIZES[2])
+    return Neighborhood(grid, reference.random_positions(grid, 3).requires_grad_())
+
+
+def gradient_of_positions(near):
+    near.pos.grad = None
+    near.weight.square().sum().backward()
+    return near.pos.grad
+
+
+def test_corners_are_computed_once(leaf, monkeypatch):
+    calls = []
+    corners = neighborhood.corners
+    monkeypatch.setattr(neighborhood, "corners", lambda *args: calls.append(1) or corners(*args))
+    assert leaf.num_samples == 3
+    assert not calls
+    assert leaf.index is leaf.index
+    assert leaf.weight is leaf.weight
+    with torch.no_grad():
+        assert leaf.edge_index()[1].shape == (17 * 3 * 4,)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_first_asked_for_without_gradients(leaf, without):
+    expected = gradient_of_positions(Neighborhood(leaf.grid, leaf.pos)).clone()
+    with without():
+        weight = leaf.weight
+        assert leaf.weight is weight
+    assert not weight.requires_grad
+    assert torch.equal(gradient_of_positions(leaf), expected)
+
+
+def test_features_get_gradients_after_an_inference():
+    grid = Grid([[3, 4]])
+    near = Neighborhood(grid, reference.random_positions(grid, 3))
+    x = torch.randn(12, 2, requires_grad=True)
+    with torch.inference_mode():
+        interpolate(x, near)
+    interpolate(x, near).sum().backward()
+    assert x.grad.any()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_on_their_own(leaf, duplicate):
+    expected = gradient_of_positions(leaf)
+    other = duplicate(leaf)
+    assert torch.equal(gradient_of_positions(other), expected)
+    assert other.pos is not leaf.pos
+    assert torch.equal(other.index, leaf.index)
+
+
+class Fixed(torch.nn.Module):
+    """Samples that are the same for all inputs."""
+
+    def __init__(self, near):
+        super().__init__()
+        self.near = near
+
+    def forward(self, x):
+        return interpolate(x, self.near) * interpolate(x, self.near)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_program_keeps_no_corners_of_a_neighborhood_outside(strict):
+    grid = Grid([[3, 4]])
+    layer = Fixed(Neighborhood(grid, reference.random_positions(grid, 3)))
+    x = torch.randn(12, 2)
+    programs = [
+        torch.export.export(layer, (x,), strict=strict).module(),
+        torch.export.export(layer, (x,), strict=strict).module(),
+        torch.compile(layer, fullgraph=True, backend="aot_eager"),
+    ]
+    out = [program(x) for program in programs]
+    for result in out:
+        torch.testing.assert_close(result, layer(x))
 
 
 @pytest.mark.parametrize("num_samples", [0, 1])

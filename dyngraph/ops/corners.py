@@ -1,6 +1,8 @@
 """The corners of samples and their interpolation weights, as an operator."""
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,21 +11,58 @@ from dyngraph.ops import multilinear
 from dyngraph.ops.backend import kernels, resolve_backend
 
 
-def corners(
-    pos: Tensor, shape: Sequence[int], num_maps: int, border: bool, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    r"""The corners of samples on maps of one shape.
+class Run(NamedTuple):
+    """Neighbouring maps of equal size, and the nodes that listen to them."""
+
+    num_maps: int
+    listeners_of_map: int
+    shape: tuple[int, ...]
+    """The P lengths of a map."""
+
+    @property
+    def num_senders(self) -> int:
+        return self.num_maps * math.prod(self.shape)
+
+    @property
+    def num_listeners(self) -> int:
+        return self.num_maps * self.listeners_of_map
+
+
+def corners(pos: Tensor, runs: Sequence[Run], border: bool) -> tuple[Tensor, Tensor]:
+    r"""The corners of samples and their interpolation weights.
 
     Args:
         pos: ``[N, K, P]``, in units of nodes.
-        shape: The P lengths of a map.
-        num_maps: The number of maps, of N / ``num_maps`` listening nodes each.
+        runs: The maps that the N nodes listen to.
         border: Whether positions are clamped to the map. Otherwise a corner outside weighs 0.
-        dtype: The dtype of indices.
 
     Returns:
-        Indices of sender nodes and weights, ``[N, 2^P, K]`` each.
+        Indices of sender nodes, int32 or int64, and weights, ``[N, 2^P, K]`` each.
     """
+    num_nodes, num_samples, num_axes = pos.shape
+    # Room for an index of every corner, and of every sender node with every sample.
+    num_rows = max(num_nodes * 2**num_axes, sum(run.num_senders for run in runs))
+    dtype = torch.int32 if num_rows * num_samples < 2**31 else torch.int64
+    if len(runs) == 1:
+        return _corners_of_run(pos, runs[0], border, dtype)
+    start, indices, weights = 0, [], []
+    for run, part in zip(runs, pos.split([run.num_listeners for run in runs]), strict=True):
+        index, weight = _corners_of_run(part, run, border, dtype)
+        indices.append(index + start if start and run.num_senders else index)
+        weights.append(weight)
+        start += run.num_senders
+    return torch.cat(indices), torch.cat(weights)
+
+
+def _corners_of_run(
+    pos: Tensor, run: Run, border: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    num_maps, _, shape = run
+    if run.num_senders == 0:
+        # No corner, or no sample: any index of a node will do, and weighs 0.
+        planes = pos[:, None, :, 0].expand(-1, 2 ** len(shape), -1)
+        weight = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
+        return weight.to(dtype), weight
     backend = resolve_backend("auto", pos.device)
     if backend == "pyg":
         index, weight = multilinear.corners(pos, shape, border, dtype)
