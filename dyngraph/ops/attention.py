@@ -1,4 +1,4 @@
-r"""Sampled attention as one operator, with a backward pass of its own.
+r"""Sampled attention on given corners as one operator, with a backward pass of its own.
 
 With the corners :math:`i_{n,c,k}` and interpolation weights :math:`w_{n,c,k}` of sample k of node
 n, for each group of channels:
@@ -12,13 +12,14 @@ The score of a fractional position is the interpolation of its corners' scores, 
 interpolated, nor are values.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from dyngraph.ops.backend import kernels
+from dyngraph.ops import torch_kernels
 from dyngraph.ops.primitives import gather_dot, gather_sum
 from dyngraph.ops.torch_kernels import corner_alpha
 
@@ -34,7 +35,6 @@ def attention(
     groups: int,
     scale: float,
     recompute: bool,
-    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Attention of each node over its K samples.
 
@@ -47,16 +47,13 @@ def attention(
         bias: ``[G, N, K]``, added to the scores, or None.
         groups: G, the number of channel groups.
         scale: σ, the factor of the scores.
-        recompute: Whether the backward pass computes the corner scores again. Triton's always does.
-        backend: ``"torch"`` or ``"triton"``.
+        recompute: Whether the backward pass computes the corner scores again.
 
     Returns:
         The output ``[N, C']``, the attention ``[G, N, K]`` and, for the backward pass, the corner
         scores d ``[G, N, 2^P, K]``, empty if they are recomputed.
     """
-    return kernels(backend).attention(
-        query, key, value, index, weight, bias, groups, scale, recompute
-    )
+    return torch_kernels.attention(query, key, value, index, weight, bias, groups, scale, recompute)
 
 
 @torch.library.custom_op("dyngraph::attention_backward", mutates_args=())
@@ -73,13 +70,12 @@ def attention_backward(
     groups: int,
     scale: float,
     needs: list[bool],
-    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     r"""The gradients of query, key, value, weight and bias that ``needs`` asks for, else empty.
 
     The gradient of shared keys and values is that of the key.
     """
-    return kernels(backend).attention_backward(
+    return torch_kernels.attention_backward(
         grad_out,
         grad_alpha,
         query,
@@ -96,10 +92,10 @@ def attention_backward(
 
 
 @attention.register_fake
-def _(query, key, value, index, weight, bias, groups, scale, recompute, backend):
+def _(query, key, value, index, weight, bias, groups, scale, recompute):
     num_nodes, _, samples = index.shape
     channels = (key if value is None else value).shape[1]
-    saved = (0,) if recompute or backend == "triton" else (groups, *weight.shape)
+    saved = (0,) if recompute else (groups, *weight.shape)
     return (
         query.new_empty(num_nodes, channels),
         weight.new_empty(groups, num_nodes, samples),
@@ -121,7 +117,6 @@ def _(
     groups,
     scale,
     needs,
-    backend,
 ):
     inputs = (query, key, key if value is None else value, weight, alpha)
     return tuple(
@@ -131,7 +126,7 @@ def _(
 
 
 def _setup(ctx, inputs, output):
-    query, key, value, index, weight, bias, ctx.groups, ctx.scale, _, ctx.backend = inputs
+    query, key, value, index, weight, bias, ctx.groups, ctx.scale, _ = inputs
     _, alpha, saved = output
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)
@@ -142,10 +137,14 @@ def _backward(ctx, grad_out, grad_alpha, _):
     query, key, value, index, weight, bias, alpha, saved = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[n] for n in (0, 1, 2, 4, 5)]
     if torch.is_grad_enabled():
+
+        def formula(query, key, value, weight, bias):
+            return attention_formula(
+                query, key, value, index, weight, bias, ctx.groups, ctx.scale, "torch"
+            )
+
         inputs = (query, key, value, weight, bias)
-        grads = _differentiable_backward(
-            inputs, wanted, index, ctx.groups, ctx.scale, ctx.backend, (grad_out, grad_alpha)
-        )
+        grads = differentiable_gradients(formula, inputs, wanted, (grad_out, grad_alpha))
     else:
         results = attention_backward(
             grad_out,
@@ -160,34 +159,43 @@ def _backward(ctx, grad_out, grad_alpha, _):
             ctx.groups,
             ctx.scale,
             wanted,
-            ctx.backend,
         )
         grads = [result if need else None for result, need in zip(results, wanted, strict=True)]
     grad_query, grad_key, grad_value, grad_weight, grad_bias = grads
-    return grad_query, grad_key, grad_value, None, grad_weight, grad_bias, None, None, None, None
+    return grad_query, grad_key, grad_value, None, grad_weight, grad_bias, None, None, None
 
 
-def _differentiable_backward(
-    inputs: tuple[Tensor | None, ...],
-    wanted: list[bool],
+def attention_formula(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
     index: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
     groups: int,
     scale: float,
     backend: str,
-    grad_outputs: tuple[Tensor | None, Tensor | None],
-) -> list[Tensor | None]:
-    """The gradients of the same attention made of differentiable operators."""
-    # Views, so that an input that depends on another is not followed to it.
-    views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    query, key, value, weight, bias = views
+) -> tuple[Tensor, Tensor]:
+    """The same output and attention, made of operators that can be differentiated twice."""
     edges = index.flatten(1)
     corner_score = gather_dot(query, key, edges, groups, backend).view(groups, *weight.shape)
     score = (corner_score * weight).sum(dim=2)
     score = score * scale if bias is None else score * scale + bias
     alpha = score.softmax(dim=-1)
     table = key if value is None else value
-    out = gather_sum(corner_alpha(alpha, weight), table, edges, backend)
-    pairs = zip((out, alpha), grad_outputs, strict=True)
+    return gather_sum(corner_alpha(alpha, weight), table, edges, backend), alpha
+
+
+def differentiable_gradients(
+    formula: Callable[..., tuple[Tensor, ...]],
+    inputs: tuple[Tensor | None, ...],
+    wanted: list[bool],
+    grad_outputs: tuple[Tensor | None, ...],
+) -> list[Tensor | None]:
+    """The gradients of a function of ``inputs``, themselves differentiable."""
+    # Views, so that an input that depends on another is not followed to it.
+    views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+    pairs = zip(formula(*views), grad_outputs, strict=True)
     outputs, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
     results = torch.autograd.grad(
         outputs,
@@ -205,8 +213,12 @@ attention.register_autograd(_backward, setup_context=_setup)
 
 @register_flop_formula(torch.ops.dyngraph.attention)
 def _flops(query, key, value, index, *args, out_shape=None, **kwargs) -> int:
-    """By definition, as the papers count: interpolate each table once, then score, then sum."""
     num_nodes, corners, samples = index
+    return attention_flops(num_nodes * samples, corners, key, value)
+
+
+def attention_flops(num_samples: int, corners: int, key: list[int], value: list[int] | None) -> int:
+    """By definition, as the papers count: interpolate each table once, then score, then sum."""
     interpolated = key[1] + (0 if value is None else value[1])
     channels = key[1] if value is None else value[1]
-    return 2 * num_nodes * samples * (corners * interpolated + key[1] + channels)
+    return 2 * num_samples * (corners * interpolated + key[1] + channels)

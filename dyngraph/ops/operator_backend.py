@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dyngraph.ops.attention import attention
+from dyngraph.ops.position_attention import flatten_runs, position_attention
 from dyngraph.ops.primitives import gather_dot, gather_sum, scatter_sum
 from dyngraph.ops.project import project
 
@@ -64,17 +65,22 @@ class OperatorBackend:
         key: Tensor,
         value: Tensor,
         near: Neighborhood,
-        weight: Tensor,
         groups: int,
         scale: float,
         bias: Tensor | None,
         recompute: bool,
     ) -> tuple[Tensor, Tensor]:
         own_value = None if value is key else value
+        if self.kernels == "triton":
+            runs, border = flatten_runs(near.runs), near.padding_mode == "border"
+            return position_attention(
+                query, key, own_value, near.pos, bias, groups, scale, runs, border
+            )
+        weight = near.weight.to(query.dtype)
         recompute = recompute or not torch.is_grad_enabled()
         bias = None if bias is None else bias.transpose(0, 1)
         out, alpha, _ = attention(
-            query, key, own_value, near.index, weight, bias, groups, scale, recompute, self.kernels
+            query, key, own_value, near.index, weight, bias, groups, scale, recompute
         )
         return out, alpha.transpose(0, 1)
 

@@ -79,12 +79,12 @@ def sampled_attention(
     key: Tensor,
     value: Tensor,
     near: Neighborhood,
-    weight: Tensor,
     groups: int,
     scale: float,
     bias: Tensor | None,
     recompute: bool,
 ) -> tuple[Tensor, Tensor]:
+    weight = near.weight.to(query.dtype)
     score = scale * sampled_score(query, key, near, weight, groups)
     alpha = (score if bias is None else score + bias).softmax(dim=-1)
     return sampled_sum(alpha, value, near, weight), alpha

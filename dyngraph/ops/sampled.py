@@ -10,7 +10,7 @@ and interpolation weights are never rounded to a half type.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -43,8 +43,8 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
         ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
     """
     _check_table("x", x, near)
-    run, (x_,), weight = _prepare(backend, near, x)
-    return run.interpolate(x_, near, weight).to(x.dtype)
+    run, x_ = _prepare(backend, x)
+    return run.interpolate(x_, near, _corner_weight(near, x_)).to(x.dtype)
 
 
 def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
@@ -63,7 +63,8 @@ def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "a
         raise ValueError(
             f"values: expected shape [N, K, C] = [{n}, {k}, C], got {list(values.shape)}"
         )
-    run, (values_,), weight = _prepare(backend, near, values)
+    run, values_ = _prepare(backend, values)
+    weight = _corner_weight(near, values_)
     return run.scatter_interpolate(values_, near, weight).to(values.dtype)
 
 
@@ -92,7 +93,8 @@ def sampled_score(
     _check_table("key", key, near)
     _check_channels(query, key)
     _check_groups(groups, key.shape[1])
-    run, (query_, key_), weight = _prepare(backend, near, query, key)
+    run, query_, key_ = _prepare(backend, query, key)
+    weight = _corner_weight(near, key_)
     return run.sampled_score(query_, key_, near, weight, groups).to(query.dtype)
 
 
@@ -123,7 +125,8 @@ def sampled_sum(
         )
     _check_table("value", value, near)
     _check_groups(weight.shape[1], value.shape[1])
-    run, (value_,), corner_weight = _prepare(backend, near, value)
+    run, value_ = _prepare(backend, value)
+    corner_weight = _corner_weight(near, value_)
     weight = weight.to(corner_weight.dtype)
     return run.sampled_sum(weight, value_, near, corner_weight).to(value.dtype)
 
@@ -156,7 +159,8 @@ def sampled_convolution(
             f"filters: expected shape [O, C, K] = [O, {expected[0]}, {expected[1]}], "
             f"got {list(filters.shape)}"
         )
-    run, (x_, filters_), weight = _prepare(backend, near, x, filters)
+    run, x_, filters_ = _prepare(backend, x, filters)
+    weight = _corner_weight(near, x_)
     return run.sampled_convolution(x_, filters_, near, weight).to(x.dtype)
 
 
@@ -211,34 +215,35 @@ def sampled_attention(
     shape = [near.pos.shape[0], groups, near.num_samples]
     if bias is not None and list(bias.shape) != shape:
         raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
-    run, (query_, key_, value_), weight = _prepare(backend, near, query, key, value)
+    run, query_, key_, value_ = _prepare(backend, query, key, value)
     out, alpha = run.sampled_attention(
         query_,
         key_,
         key_ if value is key else value_,
         near,
-        weight,
         groups,
         float(scale),
-        None if bias is None else bias.to(weight.dtype),
+        None if bias is None else bias.to(accumulator(query_.dtype)),
         recompute,
     )
     out = out.to(value.dtype)
     return (out, alpha) if return_weights else out
 
 
-def _prepare(
-    backend: str, near: Neighborhood, *features: Tensor
-) -> tuple[ModuleType | OperatorBackend, tuple[Tensor, ...], Tensor]:
-    """The backend, and features and interpolation weights in the dtypes that it computes in."""
+def _prepare(backend: str, *features: Tensor) -> tuple[Any, ...]:
+    """The backend, and features in the dtype that it computes in."""
     name = resolve_backend(backend, features[0].device)
     dtype = features[0].dtype
     for feature in features[1:]:
         dtype = torch.promote_types(dtype, feature.dtype)
     # Triton's kernels read half types and sum in float32.
     computed = dtype if name == "triton" else accumulator(dtype)
-    weight = near.weight.to(accumulator(dtype))
-    return _BACKENDS[name], tuple(feature.to(computed) for feature in features), weight
+    return _BACKENDS[name], *(feature.to(computed) for feature in features)
+
+
+def _corner_weight(near: Neighborhood, features: Tensor) -> Tensor:
+    """The interpolation weights in the dtype that features are summed in."""
+    return near.weight.to(accumulator(features.dtype))
 
 
 def _check_query(query: Tensor, near: Neighborhood) -> None:

@@ -11,7 +11,6 @@ def make(
     index_dtype=torch.int32,
     table_rows=9,
     recompute=False,
-    backend="torch",
 ):
     def randn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
@@ -26,20 +25,17 @@ def make(
         2,
         0.5,
         recompute,
-        backend,
     )
 
 
 @pytest.mark.parametrize("table_rows", [9, 2])
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    ("recompute", "backend"), [(True, "torch"), (False, "torch"), (True, "triton")]
-)
-def test_opcheck(value, bias, table_rows, recompute, backend):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_opcheck(value, bias, table_rows, recompute):
     torch.library.opcheck(
         torch.ops.dyngraph.attention.default,
-        make(value, bias, table_rows=table_rows, recompute=recompute, backend=backend),
+        make(value, bias, table_rows=table_rows, recompute=recompute),
     )
 
 
@@ -58,11 +54,10 @@ def test_gradients_of_output_and_attention(value, recompute):
     assert torch.autograd.gradgradcheck(outputs, inputs)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize("output", [0, 1])
 @pytest.mark.parametrize("value", [True, False])
-def test_gradients_that_can_be_differentiated_are_the_same(value, output, backend):
-    inputs = make(value, backend=backend)
+def test_gradients_that_can_be_differentiated_are_the_same(value, output):
+    inputs = make(value)
     tensors = [t for t in inputs if isinstance(t, torch.Tensor) and t.requires_grad]
     out = attention(*inputs)[output]
     grad = torch.randn_like(out)

@@ -40,6 +40,18 @@ def test_equal_to_standard_operators(backend, drawn, padding_mode):
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_map_of_more_nodes_than_int32_holds(backend):
+    lengths = torch.tensor([60_001, 60_003])
+    pos = torch.tensor([[[60_000.0, 60_002.0], [59_999.5, 1.25]]])
+    with use_backend(backend):
+        near = Neighborhood(Grid([lengths.tolist()]), pos, receiver=Grid([[1, 1]]))
+        last = lengths.prod() - 1
+        assert near.index[0, 0].tolist() == [last, 59_999 * 60_003 + 1]
+        assert near.index[0, 3].tolist() == [last, 60_000 * 60_003 + 2]
+        assert near.weight[0, :, 1].tolist() == [0.375, 0.125, 0.375, 0.125]
+
+
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 def test_chunks_give_the_same(monkeypatch, padding_mode):
     grid = Grid([[4, 3], [4, 3], [2, 5]])

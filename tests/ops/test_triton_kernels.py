@@ -9,7 +9,7 @@ import torch
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import backend as backends
 from dyngraph.ops import interpolate, sampled_attention
-from dyngraph.ops.triton_kernels import primitives
+from dyngraph.ops.triton_kernels import attention, primitives
 
 
 @pytest.fixture
@@ -43,12 +43,35 @@ def test_without_atomics_the_same(deterministic, shared):
     torch.testing.assert_close(outputs_and_gradients(shared), without)
 
 
-def test_without_atomics_none_is_used(deterministic, monkeypatch):
+@pytest.mark.parametrize("shared", [True, False])
+def test_without_atomics_none_is_used(deterministic, monkeypatch, shared):
+    """The kernel adds to the tables that it gets, by atomics."""
+    tables = []
+    kernel = attention._attention_backward_kernel
+
+    class Spy:
+        def __getitem__(self, grid):
+            def launch(*args, **kwargs):
+                given = dict(zip(kernel.arg_names, args, strict=False))
+                tables.append([given[name] is not None for name in ("grad_key", "grad_value")])
+                return kernel[grid](*args, **kwargs)
+
+            return launch
+
+    monkeypatch.setattr(attention, "_attention_backward_kernel", Spy())
+    outputs_and_gradients(shared)
+    torch.use_deterministic_algorithms(False)
+    outputs_and_gradients(shared)
+    assert tables == [[False, False], [True, not shared]]
+
+
+def test_without_atomics_scatter_uses_none(deterministic, monkeypatch):
     monkeypatch.delattr(primitives, "_scatter_kernel")
-    outputs_and_gradients(shared=True)
+    arguments = (torch.ones(1, 3, 2), torch.ones(3, 4), torch.zeros(3, 2, dtype=torch.int32), 5)
+    primitives.scatter(*arguments)
     torch.use_deterministic_algorithms(False)
     with pytest.raises(NameError, match="_scatter_kernel"):
-        outputs_and_gradients(shared=True)
+        primitives.scatter(*arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -130,29 +153,34 @@ def test_kernels_compile_for_a_gpu():
 
         TILE = {"block_nodes": 4, "block_channels": 32}
         ATTENTION = {
-            "num_samples": 3, "num_corners": 4, "block_nodes": 4, "block_key": 32,
-            "block_value": 32, "block_samples": 4, "scale": 1.0,
+            "num_axes": 2, "border": False, "shared": False, "scale": 1.0, "num_samples": 3,
+            "block_nodes": 4, "block_samples": 4, "block_key": 32, "block_value": 32,
         }
         NOBODY = {"other_weight": None, "other_x": None}
         EDGES = {"block_edges": 16, "block_channels": 32}
         CORNERS = {"num_axes": 3, "border": True, "block": 256}
+        SHARED = {"shared": True, "bias": None, "grad_alpha": None, "grad_value": None}
+        VOLUME = {"num_axes": 3, "border": True, "grad_key": None, "grad_pos": None}
         CASES = [
             (primitives._dot_kernel, TILE),
             (primitives._gather_kernel, TILE),
             (primitives._scatter_kernel, TILE),
-            (primitives._scatter_kernel, TILE | NOBODY),
             (primitives._scatter_transposed_kernel, EDGES),
-            (_attention_kernel, ATTENTION | {"shared": False}),
-            (_attention_kernel, ATTENTION | {"shared": True, "bias": None}),
+            (primitives._scatter_transposed_kernel, EDGES | NOBODY),
+            (_attention_kernel, ATTENTION),
+            (_attention_kernel, ATTENTION | SHARED | VOLUME),
             (_attention_backward_kernel, ATTENTION),
-            (_attention_backward_kernel, ATTENTION | {"grad_alpha": None}),
+            (_attention_backward_kernel, ATTENTION | SHARED),
+            (_attention_backward_kernel, ATTENTION | SHARED | VOLUME),
             (_corners_kernel, CORNERS),
             (_corners_backward_kernel, CORNERS),
         ]
-        FEATURES = {"x", "other_x", "table", "query", "key", "value", "grad_out", "grad_query"}
+        FEATURES = {"x", "other_x", "table", "query", "key", "value", "out", "grad_out",
+                    "grad_query"}
         INDICES = {"index", "order", "start"}
         SIZES = {"num_nodes", "degree", "width", "key_width", "value_width", "num_rows",
-                 "num_samples", "nodes_of_map", "length_0", "length_1", "length_2"}
+                 "num_samples", "nodes_of_map", "length_0", "length_1", "length_2",
+                 "first_node", "first_row"}
 
         def signature(names, constants, dtype):
             for name in names:
@@ -166,10 +194,12 @@ def test_kernels_compile_for_a_gpu():
 
         for kernel, constants in CASES:
             for dtype in ("*fp32", "*bf16"):
-                types = dict(signature(kernel.arg_names, constants, dtype))
+                names = kernel.arg_names
+                constants = {name: constants[name] for name in names if name in constants}
+                types = dict(signature(names, constants, dtype))
                 source = ASTSource(fn=kernel, signature=types, constexprs=constants)
                 compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
                 print(kernel, len(compiled.asm["cubin"]) > 0)
         """
     )
-    assert out.count("True") == 22
+    assert out.count("True") == 24

@@ -1,13 +1,27 @@
-"""The kernels of :mod:`dyngraph.ops.attention`."""
+"""The kernels of :mod:`dyngraph.ops.position_attention`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dyngraph.ops.backend import accumulator
+from dyngraph.ops.corners import Run, corners
 from dyngraph.ops.torch_kernels import corner_alpha
-from dyngraph.ops.triton_kernels.primitives import scatter, sum_terms
+from dyngraph.ops.triton_kernels.corners import (
+    coordinates,
+    corner_slopes,
+    find_corner,
+    free_gradient,
+    lengths,
+    load_axes,
+)
+from dyngraph.ops.triton_kernels.primitives import scatter_transposed
 from dyngraph.ops.triton_kernels.tiles import (
+    add_rows,
     device,
     load_rows,
     program_columns,
@@ -15,49 +29,51 @@ from dyngraph.ops.triton_kernels.tiles import (
     tile,
 )
 
+# Numbers that differ from batch to batch, if not from launch to launch: no kernel of its own for
+# each that happens to be 1 or a multiple of 16.
+_SIZES = [
+    "first_node",
+    "num_nodes",
+    "first_row",
+    "nodes_of_map",
+    "length_0",
+    "length_1",
+    "length_2",
+]
+
 
 def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
-    index: Tensor,
-    weight: Tensor,
+    pos: Tensor,
     bias: Tensor | None,
     groups: int,
     scale: float,
-    recompute: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """In one pass over the samples; nothing is saved for the backward pass."""
+    runs: Sequence[Run],
+    border: bool,
+) -> tuple[Tensor, Tensor]:
+    """In one pass over the samples, whose corners are computed on the way."""
     table = key if value is None else value
-    num_nodes, corners, samples = index.shape
-    out = table.new_zeros(num_nodes, table.shape[1])
-    alpha = weight.new_zeros(groups, num_nodes, samples)
-    saved = weight.new_empty(0)
+    out = table.new_zeros(len(query), table.shape[1])
+    shape = (len(query), groups, pos.shape[1])
+    alpha = query.new_zeros(shape, dtype=accumulator(query.dtype))
     if alpha.numel() == 0:
-        return out, alpha, saved
-    widths = (key.shape[1] // groups, table.shape[1] // groups)
-    block_nodes, _ = tile(max(*widths, 1))
+        return out, alpha
+    tiles = _tiles(key, table, alpha)
+    inputs = _contiguous(query, key, table, bias)
     with device(query):
-        _attention_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-            query.contiguous(),
-            key.contiguous(),
-            table.contiguous(),
-            index.contiguous(),
-            weight.contiguous(),
-            None if bias is None else bias.contiguous(),
-            out,
-            alpha,
-            num_nodes,
-            scale,
-            samples,
-            corners,
-            *widths,
-            value is None,
-            block_nodes,
-            *(triton.next_power_of_2(max(width, 1)) for width in widths),
-            triton.next_power_of_2(samples),
-        )
-    return out, alpha, saved
+        for run in _launches(pos, runs, border):
+            _attention_kernel[(triton.cdiv(run["num_nodes"], tiles["block_nodes"]), groups)](
+                *inputs,
+                out,
+                alpha,
+                shared=value is None,
+                scale=scale,
+                **tiles,
+                **run,
+            )
+    return out, alpha
 
 
 def attention_backward(
@@ -66,95 +82,151 @@ def attention_backward(
     query: Tensor,
     key: Tensor,
     value: Tensor | None,
-    index: Tensor,
-    weight: Tensor,
+    pos: Tensor,
     alpha: Tensor,
-    saved: Tensor,
     groups: int,
     scale: float,
-    needs: list[bool],
+    runs: Sequence[Run],
+    border: bool,
+    needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What nodes get in one kernel, what tables get by :func:`scatter`."""
+    """All in one kernel; or, if it has to be deterministic, tables over the transposed graph."""
     table = key if value is None else value
-    num_nodes, corners, samples = index.shape
-    needs_query, needs_key, needs_value, needs_weight, needs_bias = needs
     if grad_out is None:
-        grad_out = table.new_zeros(num_nodes, table.shape[1])
+        grad_out = table.new_zeros(len(query), table.shape[1])
+    needs_query, needs_key, needs_value, needs_pos, needs_bias = needs
+    atomic = not torch.are_deterministic_algorithms_enabled()
     grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    grad_weight = weight.new_zeros(groups, num_nodes, corners, samples)
     grad_score = torch.zeros_like(alpha, memory_format=torch.contiguous_format)
+    grad_pos = alpha.new_zeros(*alpha.shape, pos.shape[2]) if needs_pos else None
+    grad_key = alpha.new_zeros(key.shape) if needs_key and atomic else None
+    grad_value = alpha.new_zeros(table.shape) if needs_value and atomic else None
     if alpha.numel():
-        widths = (key.shape[1] // groups, table.shape[1] // groups)
-        block_nodes, _ = tile(max(*widths, 1))
+        tiles = _tiles(key, table, alpha)
+        inputs = _contiguous(grad_out, grad_alpha, query, key, table, alpha)
         with device(query):
-            _attention_backward_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-                grad_out.contiguous(),
-                None if grad_alpha is None else grad_alpha.contiguous(),
-                query.contiguous(),
-                key.contiguous(),
-                table.contiguous(),
-                index.contiguous(),
-                weight.contiguous(),
-                alpha.contiguous(),
-                grad_query,
-                grad_weight,
-                grad_score,
-                num_nodes,
-                scale,
-                samples,
-                corners,
-                *widths,
-                block_nodes,
-                *(triton.next_power_of_2(max(width, 1)) for width in widths),
-                triton.next_power_of_2(samples),
-            )
-    edges = index.flatten(1)
-    grad_key, grad_value = key.new_empty(0), table.new_empty(0)
-    if needs_key:
-        key_term = (corner_alpha(grad_score * scale, weight), query)
-        value_term = (corner_alpha(alpha, weight), grad_out) if value is None else (None, None)
-        grad_key = sum_terms(edges, len(key), key_term, value_term)
-    if needs_value:
-        grad_value = scatter(corner_alpha(alpha, weight), grad_out, edges, len(table))
+            for run in _launches(pos, runs, border):
+                grid = (triton.cdiv(run["num_nodes"], tiles["block_nodes"]), groups)
+                _attention_backward_kernel[grid](
+                    *inputs,
+                    grad_query,
+                    grad_key,
+                    grad_value,
+                    grad_pos,
+                    grad_score,
+                    shared=value is None,
+                    scale=scale,
+                    **tiles,
+                    **run,
+                )
+    if not atomic and (needs_key or needs_value):
+        index, weight = corners(pos, runs, border)
+        edges, weight = index.flatten(1), weight.to(alpha.dtype)
+        key_term = (corner_alpha(grad_score.transpose(0, 1) * scale, weight), query)
+        value_term = (corner_alpha(alpha.transpose(0, 1), weight), grad_out)
+        if needs_key:
+            terms = [key_term, value_term] if value is None else [key_term]
+            grad_key = scatter_transposed(edges, len(key), *terms)
+        if needs_value:
+            grad_value = scatter_transposed(edges, len(table), value_term)
     return (
         grad_query if needs_query else query.new_empty(0),
-        grad_key,
-        grad_value,
-        grad_weight.sum(dim=0) if needs_weight else weight.new_empty(0),
+        key.new_empty(0) if grad_key is None else grad_key.to(key.dtype),
+        table.new_empty(0) if grad_value is None else grad_value.to(table.dtype),
+        pos.new_empty(0) if grad_pos is None else grad_pos.sum(dim=1).to(pos.dtype),
         grad_score if needs_bias else alpha.new_empty(0),
     )
 
 
-@triton.jit
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _tiles(key: Tensor, value: Tensor, alpha: Tensor) -> dict[str, int]:
+    """The samples of a node, the channels of a group, and how many of each a program works on."""
+    _, groups, num_samples = alpha.shape
+    key_width, value_width = key.shape[1] // groups, value.shape[1] // groups
+    return {
+        "num_samples": num_samples,
+        "key_width": key_width,
+        "value_width": value_width,
+        "block_nodes": tile(max(key_width, value_width, 1))[0],
+        "block_samples": triton.next_power_of_2(num_samples),
+        "block_key": triton.next_power_of_2(max(key_width, 1)),
+        "block_value": triton.next_power_of_2(max(value_width, 1)),
+    }
+
+
+def _launches(pos: Tensor, runs: Sequence[Run], border: bool) -> Iterator[dict[str, Any]]:
+    """For each run of maps that nodes listen to, where it is and where its samples are."""
+    pos = pos.contiguous()
+    first_node = first_row = 0
+    for run in runs:
+        if run.num_listeners and run.num_senders:
+            yield _launch(pos, run, border, first_node, first_row)
+        elif run.num_listeners:
+            # No map to read: outside of a map of one node, samples contribute 0 as well.
+            one_node = Run(1, run.num_listeners, (1,) * len(run.shape))
+            yield _launch(torch.full_like(pos, 2), one_node, False, first_node, 0)
+        first_node += run.num_listeners
+        first_row += run.num_senders
+
+
+def _launch(pos: Tensor, run: Run, border: bool, first_node: int, first_row: int) -> dict[str, Any]:
+    length_0, length_1, length_2 = lengths(run.shape)
+    return {
+        "pos": pos,
+        "first_node": first_node,
+        "num_nodes": run.num_listeners,
+        "first_row": first_row,
+        "nodes_of_map": run.listeners_of_map,
+        "length_0": length_0,
+        "length_1": length_1,
+        "length_2": length_2,
+        "num_axes": len(run.shape),
+        "border": border,
+    }
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _attention_kernel(
     query,
     key,
     value,
-    index,
-    weight,
     bias,
     out,
     alpha,
+    pos,
+    first_node,
     num_nodes,
+    first_row,
+    nodes_of_map,
+    length_0,
+    length_1,
+    length_2,
+    num_axes: tl.constexpr,
+    border: tl.constexpr,
+    shared: tl.constexpr,
     scale: tl.constexpr,
     num_samples: tl.constexpr,
-    num_corners: tl.constexpr,
     key_width,
     value_width,
-    shared: tl.constexpr,
     block_nodes: tl.constexpr,
+    block_samples: tl.constexpr,
     block_key: tl.constexpr,
     block_value: tl.constexpr,
-    block_samples: tl.constexpr,
 ):
     dtype: tl.constexpr = alpha.dtype.element_ty
-    key_channels = tl.num_programs(1) * key_width
-    value_channels = tl.num_programs(1) * value_width
-    node, live = program_nodes(num_nodes, block_nodes)
+    shape = (length_0, length_1, length_2)
+    groups = tl.num_programs(1)
+    key_channels = groups * key_width
+    value_channels = groups * value_width
+    node_of_run, live = program_nodes(num_nodes, block_nodes)
+    node, map_of_node = first_node + node_of_run, node_of_run // nodes_of_map
     key_column, key_inside = program_columns(key_width, block_key)
     value_column, value_inside = program_columns(value_width, block_value)
     sample = tl.arange(0, block_samples)
-    row_of_node = tl.program_id(1).to(tl.int64) * num_nodes + node
+    first_score = (node * groups + tl.program_id(1)) * num_samples
 
     query_tile = load_rows(query, node, live, key_column, key_inside, key_channels, dtype)
     scores = tl.full([block_nodes, block_samples], float("-inf"), dtype)
@@ -165,10 +237,11 @@ def _attention_kernel(
     for k in range(num_samples):
         key_tile = tl.zeros([block_nodes, block_key], dtype)
         value_tile = tl.zeros([block_nodes, block_value], dtype)
-        for c in tl.static_range(num_corners):
-            corner = (node * num_corners + c) * num_samples + k
-            row = tl.load(index + corner, live, other=0)
-            factor = tl.load(weight + corner, live, other=0)[:, None]
+        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        for c in tl.static_range(2**num_axes):
+            row, weight = find_corner(axes, shape, map_of_node, c, num_axes)
+            row += first_row
+            factor = weight.to(dtype)[:, None]
             key_tile += factor * load_rows(
                 key, row, live, key_column, key_inside, key_channels, dtype
             )
@@ -180,7 +253,7 @@ def _attention_kernel(
             value_tile = key_tile
         score = tl.sum(query_tile * key_tile, axis=1) * scale
         if bias is not None:
-            score += tl.load(bias + row_of_node * num_samples + k, live, other=0)
+            score += tl.load(bias + first_score + k, live, other=0)
         scores = tl.where(sample[None, :] == k, score[:, None], scores)
         before, largest = largest, tl.maximum(largest, score)
         # Of samples that all have the score -inf, exponentials are 0, and not those of NaN.
@@ -194,43 +267,55 @@ def _attention_kernel(
     tl.store(out + place, result, live[:, None] & value_inside[None, :])
     reference = tl.where(largest == float("-inf"), 0.0, largest)
     shares = tl.exp(scores - reference[:, None]) / total[:, None]
-    place = row_of_node[:, None] * num_samples + sample[None, :]
+    place = first_score[:, None] + sample[None, :]
     tl.store(alpha + place, shares, live[:, None] & (sample < num_samples)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _attention_backward_kernel(
     grad_out,
     grad_alpha,
     query,
     key,
     value,
-    index,
-    weight,
     alpha,
     grad_query,
-    grad_weight,
+    grad_key,
+    grad_value,
+    grad_pos,
     grad_score,
+    pos,
+    first_node,
     num_nodes,
+    first_row,
+    nodes_of_map,
+    length_0,
+    length_1,
+    length_2,
+    num_axes: tl.constexpr,
+    border: tl.constexpr,
+    shared: tl.constexpr,
     scale: tl.constexpr,
     num_samples: tl.constexpr,
-    num_corners: tl.constexpr,
     key_width,
     value_width,
     block_nodes: tl.constexpr,
+    block_samples: tl.constexpr,
     block_key: tl.constexpr,
     block_value: tl.constexpr,
-    block_samples: tl.constexpr,
 ):
     dtype: tl.constexpr = alpha.dtype.element_ty
-    key_channels = tl.num_programs(1) * key_width
-    value_channels = tl.num_programs(1) * value_width
-    node, live = program_nodes(num_nodes, block_nodes)
+    shape = (length_0, length_1, length_2)
+    groups = tl.num_programs(1)
+    key_channels = groups * key_width
+    value_channels = groups * value_width
+    node_of_run, live = program_nodes(num_nodes, block_nodes)
+    node, map_of_node = first_node + node_of_run, node_of_run // nodes_of_map
     key_column, key_inside = program_columns(key_width, block_key)
     value_column, value_inside = program_columns(value_width, block_value)
     sample = tl.arange(0, block_samples)
-    plane = tl.program_id(1).to(tl.int64) * num_nodes
-    place = (plane + node)[:, None] * num_samples + sample[None, :]
+    first_score = (node * groups + tl.program_id(1)) * num_samples
+    place = first_score[:, None] + sample[None, :]
     there = live[:, None] & (sample < num_samples)[None, :]
     shares = tl.load(alpha + place, there, other=0)
 
@@ -241,15 +326,21 @@ def _attention_backward_kernel(
         grad_shares += tl.load(grad_alpha + place, there, other=0)
     for k in range(num_samples):
         grad_share = tl.zeros([block_nodes], dtype)
-        share = tl.load(alpha + (plane + node) * num_samples + k, live, other=0)
-        for c in tl.static_range(num_corners):
-            corner = (node * num_corners + c) * num_samples + k
-            row = tl.load(index + corner, live, other=0)
+        share = tl.load(alpha + first_score + k, live, other=0)
+        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        coordinate, there_too = coordinates(first_score + k, live, num_axes)
+        grad_p = tl.zeros(coordinate.shape, dtype)
+        for c in tl.static_range(2**num_axes):
+            row, weight = find_corner(axes, shape, map_of_node, c, num_axes)
+            row += first_row
             rows = load_rows(value, row, live, value_column, value_inside, value_channels, dtype)
             product = tl.sum(grad_tile * rows, axis=1)
-            grad_share += tl.load(weight + corner, live, other=0) * product
-            grad_corner = grad_weight + plane * num_corners * num_samples + corner
-            tl.store(grad_corner, share * product, live)
+            grad_share += weight.to(dtype) * product
+            if grad_pos is not None:
+                slopes = corner_slopes(axes, c, num_axes).to(dtype)
+                grad_p += (share * product)[:, None] * slopes
+        if grad_pos is not None:
+            tl.store(grad_pos + coordinate, grad_p, there_too)
         grad_shares += tl.where(sample[None, :] == k, grad_share[:, None], 0.0)
 
     # alpha = softmax(s)
@@ -264,15 +355,31 @@ def _attention_backward_kernel(
     grad_query_tile = tl.zeros([block_nodes, block_key], dtype)
     for k in range(num_samples):
         scaled = tl.sum(tl.where(sample[None, :] == k, grad_scores, 0.0), axis=1) * scale
-        for c in tl.static_range(num_corners):
-            corner = (node * num_corners + c) * num_samples + k
-            row = tl.load(index + corner, live, other=0)
+        share = tl.load(alpha + first_score + k, live, other=0)
+        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        coordinate, there_too = coordinates(first_score + k, live, num_axes)
+        grad_p = tl.zeros(coordinate.shape, dtype)
+        for c in tl.static_range(2**num_axes):
+            row, weight = find_corner(axes, shape, map_of_node, c, num_axes)
+            row += first_row
+            weight = weight.to(dtype)
             rows = load_rows(key, row, live, key_column, key_inside, key_channels, dtype)
-            factor = tl.load(weight + corner, live, other=0)
-            grad_query_tile += (scaled * factor)[:, None] * rows
-            grad_corner = grad_weight + plane * num_corners * num_samples + corner
-            part = tl.load(grad_corner, live, other=0)
-            tl.store(grad_corner, part + scaled * tl.sum(query_tile * rows, axis=1), live)
+            grad_query_tile += (scaled * weight)[:, None] * rows
+            if grad_key is not None:
+                part = (scaled * weight)[:, None] * query_tile
+                if shared:
+                    part += (share * weight)[:, None] * grad_tile
+                add_rows(grad_key, row, live, key_column, key_inside, key_channels, part)
+            if grad_value is not None:
+                part = (share * weight)[:, None] * grad_tile
+                add_rows(grad_value, row, live, value_column, value_inside, value_channels, part)
+            if grad_pos is not None:
+                slopes = corner_slopes(axes, c, num_axes).to(dtype)
+                grad_p += (scaled * tl.sum(query_tile * rows, axis=1))[:, None] * slopes
+        if grad_pos is not None:
+            grad_p += tl.load(grad_pos + coordinate, there_too, other=0)
+            grad_p = free_gradient(grad_p, axes, num_axes, border)
+            tl.store(grad_pos + coordinate, grad_p, there_too)
     place = node[:, None] * key_channels + key_column[None, :]
     grad_query_tile = grad_query_tile.to(grad_query.dtype.element_ty)
     tl.store(grad_query + place, grad_query_tile, live[:, None] & key_inside[None, :])

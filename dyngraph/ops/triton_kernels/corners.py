@@ -28,7 +28,7 @@ def corners(
                 num_nodes * num_samples,
                 num_samples,
                 num_nodes // num_maps,
-                *_three(shape),
+                *lengths(shape),
                 num_axes,
                 border,
                 _BLOCK,
@@ -49,7 +49,7 @@ def corners_backward(
                 grad_pos,
                 num_nodes * num_samples,
                 num_samples,
-                *_three(shape),
+                *lengths(shape),
                 num_axes,
                 border,
                 _BLOCK,
@@ -57,7 +57,7 @@ def corners_backward(
     return grad_pos
 
 
-def _three(shape: Sequence[int]) -> tuple[int, int, int]:
+def lengths(shape: Sequence[int]) -> tuple[int, int, int]:
     """The lengths of a map as a kernel takes them, whatever the number of axes."""
     first, second, third = (*shape, 1, 1)[:3]
     return first, second, third
@@ -80,20 +80,13 @@ def _corners_kernel(
 ):
     sample, live = _samples(num_rows, block)
     node, k = sample // num_samples, sample % num_samples
-    # Corners are numbered by their bits: 0 for the lower one, and the last axis's bit the lowest.
+    shape = (length_0, length_1, length_2)
+    axes = load_axes(pos, sample, live, shape, num_axes, border)
     for c in tl.static_range(2**num_axes):
-        # Maps are stacked along their first axis.
-        row = node // nodes_of_map
-        product = tl.full([block], 1, weight.dtype.element_ty)
-        for a in tl.static_range(num_axes):
-            length = _length(a, length_0, length_1, length_2)
-            p = tl.load(pos + sample * num_axes + a, live, other=0)
-            at, factor, _ = _axis_corner(p, length, (c >> (num_axes - 1 - a)) & 1, border)
-            row = row * length + at
-            product *= factor
+        row, factor = find_corner(axes, shape, node // nodes_of_map, c, num_axes)
         place = (node * 2**num_axes + c) * num_samples + k
         tl.store(index + place, row.to(index.dtype.element_ty), live)
-        tl.store(weight + place, product, live)
+        tl.store(weight + place, factor, live)
 
 
 @triton.jit
@@ -112,24 +105,14 @@ def _corners_backward_kernel(
 ):
     sample, live = _samples(num_rows, block)
     node, k = sample // num_samples, sample % num_samples
-    for a in tl.static_range(num_axes):
-        total = tl.zeros([block], pos.dtype.element_ty)
-        for c in tl.static_range(2**num_axes):
-            place = (node * 2**num_axes + c) * num_samples + k
-            part = tl.load(grad_weight + place, live, other=0)
-            for b in tl.static_range(num_axes):
-                length = _length(b, length_0, length_1, length_2)
-                p = tl.load(pos + sample * num_axes + b, live, other=0)
-                _, factor, slope = _axis_corner(p, length, (c >> (num_axes - 1 - b)) & 1, border)
-                if a == b:
-                    factor = slope
-                part *= factor
-            total += part
-        if border:
-            p = tl.load(pos + sample * num_axes + a, live, other=0)
-            last = _length(a, length_0, length_1, length_2) - 1
-            total = tl.where((p > 0) & (p < last), total, 0)
-        tl.store(grad_pos + sample * num_axes + a, total, live)
+    shape = (length_0, length_1, length_2)
+    axes = load_axes(pos, sample, live, shape, num_axes, border)
+    place, there = coordinates(sample, live, num_axes)
+    total = tl.zeros(place.shape, pos.dtype.element_ty)
+    for c in tl.static_range(2**num_axes):
+        upstream = tl.load(grad_weight + (node * 2**num_axes + c) * num_samples + k, live, other=0)
+        total += upstream[:, None] * corner_slopes(axes, c, num_axes)
+    tl.store(grad_pos + place, free_gradient(total, axes, num_axes, border), there)
 
 
 @triton.jit
@@ -140,33 +123,85 @@ def _samples(num_rows, block: tl.constexpr):
 
 
 @triton.jit
-def _length(axis: tl.constexpr, length_0, length_1, length_2):
-    if axis == 0:
-        return length_0
-    elif axis == 1:
-        return length_1
-    else:
-        return length_2
+def load_axes(pos, sample, live, shape, num_axes: tl.constexpr, border: tl.constexpr):
+    """The corners of samples along each of three axes; along those that are not, of the first."""
+    first = _axis_corners(pos + sample * num_axes, live, shape[0], border)
+    second = first
+    third = first
+    if num_axes > 1:
+        second = _axis_corners(pos + sample * num_axes + 1, live, shape[1], border)
+    if num_axes > 2:
+        third = _axis_corners(pos + sample * num_axes + 2, live, shape[2], border)
+    return first, second, third
 
 
 @triton.jit
-def _axis_corner(p, length, upper: tl.constexpr, border: tl.constexpr):
-    """The lower or the upper corner along one axis: index, weight and the weight's derivative."""
+def _axis_corners(place, live, length, border: tl.constexpr):
+    """The lower and the upper corner along one axis, and whether a border leaves samples free.
+
+    Of each corner: its index, its weight, and the weight's derivative.
+    """
+    p = tl.load(place, live, other=0)
+    free = (p > 0) & (p < length - 1)
     finite = tl.abs(p) < float("inf")
     # Clamping an infinite position would hide it.
-    place = tl.where(finite, p, float("nan"))
+    p = tl.where(finite, p, float("nan"))
     if border:
-        place = tl.where(finite, tl.minimum(tl.maximum(p, 0), length - 1), place)
-    lower = tl.floor(place)
-    fraction = place - lower
-    corner = tl.where(finite, lower, 0)
-    if upper:
-        corner += 1
-    # Clamped as a float: the integer cast of a far position is undefined.
-    index = tl.minimum(tl.maximum(corner, 0), length - 1)
-    inside = (index == corner).to(place.dtype)
+        p = tl.where(finite, tl.minimum(tl.maximum(p, 0), length - 1), p)
+    lower = tl.floor(p)
+    fraction = p - lower
+    lower = tl.where(finite, lower, 0)
+    upper = lower + 1
+    # Clamped as floats: the integer cast of a far position is undefined.
+    lower_index = tl.minimum(tl.maximum(lower, 0), length - 1)
+    upper_index = tl.minimum(tl.maximum(upper, 0), length - 1)
+    lower_inside = (lower_index == lower).to(p.dtype)
+    upper_inside = (upper_index == upper).to(p.dtype)
     # Products, which keep NaN.
-    if upper:
-        return index.to(tl.int64), fraction * inside, inside
-    else:
-        return index.to(tl.int64), (1 - fraction) * inside, -inside
+    return (
+        (lower_index.to(tl.int64), (1 - fraction) * lower_inside, -lower_inside),
+        (upper_index.to(tl.int64), fraction * upper_inside, upper_inside),
+        free,
+    )
+
+
+@triton.jit
+def find_corner(axes, shape, map_of_sample, c: tl.constexpr, num_axes: tl.constexpr):
+    """The row and the weight of corner c of samples on maps of one shape."""
+    # Corners are numbered by their bits: 0 for the lower one, and the last axis's bit the lowest.
+    # Maps are stacked along their first axis.
+    row, weight = map_of_sample, 1.0
+    for a in tl.static_range(num_axes):
+        index, factor, _ = axes[a][(c >> (num_axes - 1 - a)) & 1]
+        row = row * shape[a] + index
+        weight *= factor
+    return row, weight
+
+
+@triton.jit
+def corner_slopes(axes, c: tl.constexpr, num_axes: tl.constexpr):
+    """The derivatives ``[samples, axes]`` of the weight of corner c."""
+    axis = tl.arange(0, 1 << (num_axes - 1))[None, :]
+    slopes = 1.0
+    for a in tl.static_range(num_axes):
+        _, factor, slope = axes[a][(c >> (num_axes - 1 - a)) & 1]
+        slopes *= tl.where(axis == a, slope[:, None], factor[:, None])
+    return slopes
+
+
+@triton.jit
+def free_gradient(grad, axes, num_axes: tl.constexpr, border: tl.constexpr):
+    """The gradient ``[samples, axes]`` of positions, 0 where the border clamps them."""
+    if border:
+        axis = tl.arange(0, 1 << (num_axes - 1))[None, :]
+        for a in tl.static_range(num_axes):
+            grad = tl.where((axis != a) | axes[a][2][:, None], grad, 0)
+    return grad
+
+
+@triton.jit
+def coordinates(sample, live, num_axes: tl.constexpr):
+    """The places ``[samples, axes]`` of coordinates in memory, and which of them there are."""
+    # 1, 2 or 4 columns for 1, 2 or 3 axes.
+    axis = tl.arange(0, 1 << (num_axes - 1))[None, :]
+    return sample[:, None] * num_axes + axis, live[:, None] & (axis < num_axes)

@@ -8,6 +8,7 @@ from torch import Tensor
 from dyngraph.ops.backend import accumulator
 from dyngraph.ops.torch_kernels import transpose_index
 from dyngraph.ops.triton_kernels.tiles import (
+    add_rows,
     device,
     load_rows,
     program_columns,
@@ -65,29 +66,45 @@ def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """By atomics; or, if it has to be deterministic, over the transposed graph."""
-    return sum_terms(index, num_rows, (weight, x))
+    if torch.are_deterministic_algorithms_enabled():
+        return scatter_transposed(index, num_rows, (weight, x))
+    groups, num_nodes, degree = weight.shape
+    out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
+    if out.numel() and weight.numel():
+        width = x.shape[1] // groups
+        block_nodes, block_channels = tile(width)
+        with device(x):
+            _scatter_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
+                weight.contiguous(),
+                x.contiguous(),
+                index.contiguous(),
+                out,
+                num_nodes,
+                degree,
+                width,
+                block_nodes,
+                block_channels,
+            )
+    return out.to(x.dtype)
 
 
-def sum_terms(
+def scatter_transposed(
     index: Tensor,
     num_rows: int,
     term: tuple[Tensor, Tensor],
     other: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> Tensor:
-    """The sum of one or two terms of weights and nodes, in one pass."""
+    """The sum of one or two terms of weights and nodes, in one pass and without atomics."""
     weight, x = term
     groups, num_nodes, degree = weight.shape
-    width = x.shape[1] // groups
     out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
-    if 0 in (out.numel(), weight.numel()):
-        return out.to(x.dtype)
-    terms = [None if tensor is None else tensor.contiguous() for tensor in (*term, *other)]
-    block_nodes, block_channels = tile(width)
-    with device(x):
-        if torch.are_deterministic_algorithms_enabled():
-            order, start = transpose_index(index, num_rows)
+    if out.numel() and weight.numel():
+        width = x.shape[1] // groups
+        _, block_channels = tile(width)
+        order, start = transpose_index(index, num_rows)
+        with device(x):
             _scatter_transposed_kernel[(num_rows, groups)](
-                *terms,
+                *(None if tensor is None else tensor.contiguous() for tensor in (*term, *other)),
                 order,
                 start,
                 out,
@@ -95,17 +112,6 @@ def sum_terms(
                 degree,
                 width,
                 _EDGES,
-                block_channels,
-            )
-        else:
-            _scatter_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-                *terms,
-                index.contiguous(),
-                out,
-                num_nodes,
-                degree,
-                width,
-                block_nodes,
                 block_channels,
             )
     return out.to(x.dtype)
@@ -169,8 +175,6 @@ def _gather_kernel(
 def _scatter_kernel(
     weight,
     x,
-    other_weight,
-    other_x,
     index,
     out,
     num_nodes,
@@ -184,17 +188,12 @@ def _scatter_kernel(
     node, live = program_nodes(num_nodes, block_nodes)
     column, inside = program_columns(width, block_channels)
     x_tile = load_rows(x, node, live, column, inside, num_channels, dtype)
-    if other_x is not None:
-        other_tile = load_rows(other_x, node, live, column, inside, num_channels, dtype)
     edge = node * degree
     plane = tl.program_id(1).to(tl.int64) * num_nodes * degree
     for _ in range(degree):
         row = tl.load(index + edge, live, other=0)
         part = tl.load(weight + plane + edge, live, other=0)[:, None] * x_tile
-        if other_x is not None:
-            part += tl.load(other_weight + plane + edge, live, other=0)[:, None] * other_tile
-        place = row.to(tl.int64)[:, None] * num_channels + column[None, :]
-        tl.atomic_add(out + place, part, live[:, None] & inside[None, :], sem="relaxed")
+        add_rows(out, row, live, column, inside, num_channels, part)
         edge += 1
 
 

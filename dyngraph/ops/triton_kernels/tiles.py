@@ -36,6 +36,13 @@ def load_rows(table, row, live, column, inside, num_channels, dtype: tl.constexp
 
 
 @triton.jit
+def add_rows(table, row, live, column, inside, num_channels, part):
+    """Adds a tile ``[nodes, channels]`` to a row for each node, atomically."""
+    place = row.to(tl.int64)[:, None] * num_channels + column[None, :]
+    tl.atomic_add(table + place, part, live[:, None] & inside[None, :], sem="relaxed")
+
+
+@triton.jit
 def program_nodes(num_nodes, block_nodes: tl.constexpr):
     """The nodes of this program, and which of them there are."""
     node = tl.program_id(0).to(tl.int64) * block_nodes + tl.arange(0, block_nodes)
