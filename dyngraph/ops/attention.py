@@ -9,7 +9,8 @@ n, for each group of channels:
     \mathbf{y}_n &= \sum_{k,c} \alpha_{n,k} \, w_{n,c,k} \, \mathbf{v}_{i_{n,c,k}}
 
 The score of a fractional position is the interpolation of its corners' scores, so keys are never
-interpolated, nor are values.
+interpolated, nor are values. Plain PyTorch carries this operator out; Triton's is
+:mod:`dyngraph.ops.position_attention`.
 """
 
 from collections.abc import Callable
