@@ -126,7 +126,6 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad_out, grad_alpha):
     query, key, value, pos, bias, alpha = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:5])
-    options = (ctx.groups, ctx.scale)
     if torch.is_grad_enabled():
 
         def formula(query, key, value, pos, bias):
@@ -134,7 +133,7 @@ def _backward(ctx, grad_out, grad_alpha):
             weight = weight.to(alpha.dtype)
             bias = None if bias is None else bias.transpose(0, 1)
             out, shares = attention_formula(
-                query, key, value, index, weight, bias, *options, "triton"
+                query, key, value, index, weight, bias, ctx.groups, ctx.scale, "triton"
             )
             return out, shares.transpose(0, 1)
 
@@ -149,7 +148,8 @@ def _backward(ctx, grad_out, grad_alpha):
             value,
             pos,
             alpha,
-            *options,
+            ctx.groups,
+            ctx.scale,
             ctx.runs,
             ctx.border,
             wanted,
