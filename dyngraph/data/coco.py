@@ -22,17 +22,14 @@ Target = dict[str, Any]
 
 
 class CocoClasses(NamedTuple):
-    r"""The classes of an annotation file, sorted by the id of their category.
-
-    Attributes:
-        names: The name of each of the C classes.
-        ids: The ids of their categories: that of label i is ``ids[i - 1]``.
-        palette: Their RGB colours, ``[C, 3]``, uint8: those of PASCAL VOC.
-    """
+    r"""The classes of an annotation file, sorted by the id of their category."""
 
     names: tuple[str, ...]
+    r"""The name of each of the C classes."""
     ids: tuple[int, ...]
+    r"""The ids of their categories: that of label i is ``ids[i - 1]``."""
     palette: Tensor
+    r"""Their RGB colours, ``[C, 3]``, uint8: those of PASCAL VOC."""
 
 
 class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
