@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,55 @@ def test_the_loss_is_the_sum_of_the_parts(coco):
     task.log = task.log_dict = lambda *args, **kwargs: None
     torch.manual_seed(3)
     assert torch.equal(task.training_step(batch, 0), sum(parts.values()))
+
+
+def one_pixel(size):
+    """The run-length encoding of a mask with the pixel at (2, 3)."""
+    height, width = size
+    before = 3 * height + 2
+    return {"size": [height, width], "counts": [before, 1, height * width - before - 1]}
+
+
+def test_odd_annotations_are_trained_through(coco, tmp_path):
+    """A mask of one pixel, a box without area, a crowd region and an image of nothing else."""
+    folder = tmp_path / "coco"
+    shutil.copytree(coco, folder)
+    path = folder / "annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    image = content["images"][0]
+    mask = one_pixel((image["height"], image["width"]))
+    common = {"image_id": image["id"], "category_id": 3, "segmentation": mask, "area": 1}
+    annotations = [
+        {"bbox": [3, 2, 1, 1], "iscrowd": 0},
+        {"bbox": [3, 2, 0, 0], "iscrowd": 0},
+        {"bbox": [3, 2, 40, 40], "iscrowd": 1},
+    ]
+    content["annotations"] = [
+        {**common, **annotation, "id": number}
+        for number, annotation in enumerate(annotations, start=1)
+    ]
+    path.write_text(json.dumps(content))
+    data = make_data(folder)
+    assert [len(data.train[number][1]["labels"]) for number in range(2)] == [1, 0]
+    task = make_task(data)
+    task.log = task.log_dict = lambda *args, **kwargs: None
+    task.training_step(data.collate([data.train[0, 1], data.train[1, 2]]), 0).backward()
+    gradients = [p.grad for p in task.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_an_unknown_optimiser_is_named():
+    with pytest.raises(ValueError, match=r"^optimizer: expected one of .*, got 'lion'"):
+        DetectionTask(torch.nn.Linear(1, 1), "annotations.json", [1], optimizer="lion")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_optimisers(name, kind):
+    task = DetectionTask(
+        torch.nn.Linear(1, 1), "annotations.json", [1], lr=0.3, optimizer=name, warmup_factor=0.5
+    )
+    optimizer = task.configure_optimizers()["optimizer"]
+    assert type(optimizer) is kind
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.15] * 2
