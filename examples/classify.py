@@ -21,12 +21,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from dyngraph import models
+from dyngraph.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dyngraph.models import load_official
 from dyngraph.models.dgmn2 import DEPTHS
 from dyngraph.train import parameter_groups
-
-# ImageNet's, with which released weights were trained.
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Stripes(Dataset):
@@ -57,7 +55,11 @@ def datasets(folder: Path | None, size: int) -> tuple[Dataset, Dataset, int]:
     """Training and validation images, and the number of classes."""
     if folder is None:
         return Stripes(512, size, seed=0), Stripes(128, size, seed=10**6), len(Stripes.classes)
-    tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    tensor = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
     crop = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *tensor])
     centre = v2.Compose([v2.Resize(size * 8 // 7), v2.CenterCrop(size), *tensor])
     train, val = ImageFolder(folder / "train", crop), ImageFolder(folder / "val", centre)
