@@ -6,8 +6,8 @@ Each case runs its contenders in turns in this process, forward and forward + ba
 gradients of the maps and all weights. Prints median times, ratios to dyngraph's, and the most
 memory held beyond the inputs. *Unfolded* copies the keys and values of all samples before they are
 weighed: by a deformable convolution, as the released code does, or by `grid_sample`. All contenders
-of a case have the same weights, and are checked to compute the same first. In the blocks most of
-the remaining time and memory is that of the MLP, which all contenders share.
+of a case have the same weights, and are checked to compute the same first. *Without sampling*, each
+node takes its own value: what is left is the time and memory that all contenders share.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from dyngraph import Grid
 from dyngraph.nn import DGMN2Block, DGMN2Conv
 
+WITHOUT = "without sampling"
 BATCH, CHANNELS, HEADS, SIZE = 8, 128, 2, (56, 56)
 
 
@@ -76,6 +77,14 @@ class UnfoldedDGMN2Conv(DGMN2Conv):
         return out.transpose(1, 2).reshape(batch * nodes, -1), None
 
 
+class WithoutSampling(DGMN2Conv):
+    """The layer's linear maps alone, of queries, keys and values too."""
+
+    def attend(self, x, grid, return_edges):
+        query, key, value = self.qkv(x[0]).chunk(3, dim=1)
+        return query + key + value, None
+
+
 def layer_case() -> dict[str, Contender]:
     grid = Grid([SIZE] * BATCH)
     x = torch.randn(grid.num_nodes, CHANNELS)
@@ -83,6 +92,7 @@ def layer_case() -> dict[str, Contender]:
         OURS: DGMN2Conv(CHANNELS, HEADS),
         "unfolded by deform_conv2d": UnfoldedDGMN2Conv(CHANNELS, HEADS, by_deform_conv2d),
         "unfolded by grid_sample": UnfoldedDGMN2Conv(CHANNELS, HEADS, by_grid_sample),
+        WITHOUT: WithoutSampling(CHANNELS, HEADS),
     }
     return contenders(layers, x, grid)
 
@@ -105,7 +115,7 @@ def contenders(modules: dict[str, nn.Module], x: Tensor, *others: object) -> dic
             nn.init.normal_(weight, std=0.1)
     inputs = [x, *(weight.detach() for weight in weights.values())]
     return {
-        name: Contender(partial(call, module, list(weights), others), inputs)
+        name: Contender(partial(call, module, list(weights), others), inputs, name != WITHOUT)
         for name, module in modules.items()
     }
 
