@@ -48,7 +48,7 @@ CONTEXTS: dict[str, Context] = {
 SMALL_CONTEXTS: dict[str, Context] = {
     "baseline": (None, "res4"),
     "nonlocal": (NonLocalBlock, "res4"),
-    "repgraph": (partial(RepGraphBlock, num_samples=18, spread=(4.0, 32.0)), "res4"),
+    "repgraph": (partial(RepGraphBlock, num_samples=27, spread=(2.0, 36.0)), "res4"),
     "dgmn": (partial(DGMNBlock, rates=(1, 22, 28, 34), groups=0, filters=False), "res4"),
 }
 DEFAULT = ["baseline", "repgraph", "dgmn"]
@@ -59,6 +59,7 @@ PAPER = {
     "optimizer": "sgd",
     "lr": 0.02,
     "steps": 90_000,
+    "decay": (6 / 9, 8 / 9),
 }
 # The channels of the pyramid and of the masks' head of small detectors.
 WIDTH = 64
@@ -67,7 +68,8 @@ SMALL = {
     "batch_size": 4,
     "optimizer": "adamw",
     "lr": 1e-3,
-    "steps": 500,
+    "steps": 600,
+    "decay": (0.9,),
 }
 
 
@@ -115,7 +117,7 @@ def train(name: str, args: argparse.Namespace, data: DetectionDataModule) -> dic
         lr=args.lr,
         optimizer=args.optimizer,
         warmup_steps=min(500, args.steps // 10),
-        decay_steps=(args.steps * 6 // 9, args.steps * 8 // 9),
+        decay_steps=tuple(int(share * args.steps) for share in args.decay),
         seed=args.seed,
     )
     start = time.perf_counter()
@@ -175,6 +177,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=int, help="images of an iteration")
     add("--optimizer", choices=OPTIMIZERS, help="optimiser")
     add("--lr", type=float, help="learning rate")
+    add("--decay", type=float, nargs="*", help="shares of the iterations where lr is divided by 10")
     add("--seed", type=int, default=0, help="(%(default)s)")
     add("--workers", type=int, default=1, help="loading processes (%(default)s)")
     add("--accelerator", default="auto", help="cpu, gpu, … (%(default)s)")
@@ -195,7 +198,7 @@ def main() -> None:
     if root is None:
         root = args.out / "strips"
         num_train = min(2000, args.steps * args.batch_size)
-        generate_coco(root, num_train, num_val=200, seed=args.seed)
+        generate_coco(root, num_train, num_val=100, seed=args.seed)
     data = DetectionDataModule(
         root, batch_size=args.batch_size, num_workers=args.workers, seed=args.seed
     )
