@@ -49,7 +49,10 @@ SMALL_CONTEXTS: dict[str, Context] = {
     "baseline": (None, "res4"),
     "nonlocal": (NonLocalBlock, "res4"),
     "repgraph": (partial(RepGraphBlock, num_samples=27, spread=(2.0, 36.0)), "res4"),
-    "dgmn": (partial(DGMNBlock, rates=(1, 22, 28, 34), groups=0, filters=False), "res4"),
+    "dgmn": (
+        partial(DGMNBlock, rates=(20, 23, 26, 29, 32, 35), groups=0, filters=False),
+        "res4",
+    ),
 }
 DEFAULT = ["baseline", "repgraph", "dgmn"]
 
