@@ -200,8 +200,9 @@ def main() -> None:
     root = args.data
     if root is None:
         root = args.out / "strips"
+        # No more than a short run looks at.
         num_train = min(2000, args.steps * args.batch_size)
-        generate_coco(root, num_train, num_val=100, seed=args.seed)
+        generate_coco(root, num_train, num_val=min(100, num_train), seed=args.seed)
     data = DetectionDataModule(
         root, batch_size=args.batch_size, num_workers=args.workers, seed=args.seed
     )
