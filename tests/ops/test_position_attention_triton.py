@@ -1,7 +1,7 @@
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -176,8 +176,6 @@ def outputs_and_gradients(case, shared, dtype, backend):
     return [out, alpha, *torch.autograd.grad(loss, inputs)]
 
 
-# Triton's interpreter takes seconds for each.
-@settings(max_examples=12)
 @given(special_cases(), st.booleans(), st.sampled_from([torch.float32, *HALF]))
 def test_any_positions_equal_the_torch_backend(case, shared, dtype):
     got = outputs_and_gradients(case, shared, dtype, "triton")
