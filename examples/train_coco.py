@@ -181,7 +181,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--optimizer", choices=OPTIMIZERS, help="optimiser")
     add("--lr", type=float, help="learning rate")
     add("--decay", type=float, nargs="*", help="shares of the iterations where lr is divided by 10")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--seed", type=int, default=1, help="(%(default)s)")
     add("--workers", type=int, default=1, help="loading processes (%(default)s)")
     add("--accelerator", default="auto", help="cpu, gpu, … (%(default)s)")
     add("--devices", default="auto", help="number of devices (%(default)s)")
