@@ -15,11 +15,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measure import arguments, bars, write
-from ops import OURS, Contender, measure, report
+from ops import OURS, Contender, run
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
-from tqdm import tqdm
 
 from dyngraph import Grid
 from dyngraph.nn import DGMN2Block, DGMN2Conv
@@ -132,18 +130,5 @@ CASES = {
 }
 
 
-def main() -> None:
-    parser = arguments(__doc__, "dgmn2", rounds=3)
-    parser.add_argument("--case", default="", help="only cases whose names contain this")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    results = {}
-    for name in tqdm([name for name in CASES if args.case in name], unit="case"):
-        torch.manual_seed(0)
-        results[name] = measure(CASES[name](), args.rounds)
-        write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
-    print(report(results))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "dgmn2", CASES)

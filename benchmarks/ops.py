@@ -230,18 +230,21 @@ def report(results: dict) -> str:
     return table(header, rows)
 
 
-def main() -> None:
-    parser = arguments(__doc__, "ops", rounds=3)
+def run(
+    description: str | None, name: str, cases: dict[str, Callable[[], dict[str, Contender]]]
+) -> None:
+    """Measures the cases that the command line asks for; writes and prints the results."""
+    parser = arguments(description, name, rounds=3)
     parser.add_argument("--case", default="", help="only cases whose names contain this")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {}
-    for name in tqdm([name for name in CASES if args.case in name], unit="case"):
+    for case in tqdm([case for case in cases if args.case in case], unit="case"):
         torch.manual_seed(0)
-        results[name] = measure(CASES[name]("torch"), args.rounds)
+        results[case] = measure(cases[case](), args.rounds)
         write(args.out, {"cases": results}, bars(results, ["forward", "forward + backward"]))
     print(report(results))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, "ops", {name: partial(make, "torch") for name, make in CASES.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from dyngraph.data.files import read_rgb, write_png
+from dyngraph.data.files import read_rgb, write_file, write_png
 from dyngraph.evaluate.coco import detections_to_coco, write_detections
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.nn.evaluation_mode import evaluation_mode
@@ -115,6 +116,6 @@ def _draw_listening(
 ) -> None:
     boxes = detected["boxes"][detected["scores"] >= threshold]
     for kind, figure in draw_detector_listening(model, image, boxes):
-        path = out / kind / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        content = io.BytesIO()
+        figure.savefig(content, format="png")
+        write_file(out / kind / name, content.getvalue())

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import lightning
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ class LogDetections(LogFigures):
     def figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
         image, target = self.sample
         names, palette = self.dataset.class_names, self.dataset.palette
-        picture, images = to_dtype(image, scale=True), [image.to(task.device)]
+        picture, images = to_dtype(image, torch.uint8, scale=True), [image.to(task.device)]
         with evaluation_mode(task):
             (detected,) = task(images)
         pictures = {

@@ -31,7 +31,14 @@ def draw_detections(
 
     Returns:
         ``[3, H, W]``, uint8, on the CPU.
+
+    Raises:
+        ValueError: If ``image`` is not ``[3, H, W]``, uint8.
     """
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
+        raise ValueError(
+            f"image: expected [3, H, W], uint8, got {list(image.shape)}, {image.dtype}"
+        )
     objects = {name: tensor.detach().cpu() for name, tensor in objects.items() if name in _DRAWN}
     if "scores" in objects:
         kept = objects["scores"] >= threshold

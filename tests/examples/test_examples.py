@@ -14,7 +14,7 @@ SCRIPTS = [
     path
     for folder in ("examples", "benchmarks")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if "parse_args" in path.read_text(encoding="utf-8")
+    if any(call in path.read_text(encoding="utf-8") for call in ("parse_args(", "run(__doc__"))
 ]
 
 

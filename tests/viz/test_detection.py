@@ -44,6 +44,11 @@ def test_what_is_unlikely_is_not_drawn():
     assert torch.equal(none, grey())
 
 
+def test_an_image_of_another_type_is_named():
+    with pytest.raises(ValueError, match=r"^image: expected \[3, H, W\], uint8, got .*float32"):
+        draw_detections(grey().float(), objects(), ("cat", "dog"), PALETTE)
+
+
 @pytest.mark.parametrize(
     ("context", "names"), [(None, []), ("bottleneck_repgraph", ["nodes"]), ("dgmn", ["rates"])]
 )
