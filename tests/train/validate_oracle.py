@@ -1,8 +1,9 @@
-"""Validates an oracle on as many processes as ``torchrun`` starts, or on one; prints its scores."""
+"""Validates an oracle on one process or as many as ``torchrun`` starts; each writes its scores."""
 
 import json
 import os
 import sys
+from pathlib import Path
 
 import lightning
 from oracle_detector import OracleDetector
@@ -25,8 +26,8 @@ def main() -> None:
     )
     task = DetectionTask(OracleDetector(data.val), path, ids)
     (scores,) = trainer.validate(task, data, verbose=False)
-    # A line for each process.
-    print(json.dumps(scores))
+    # Files, because lines that processes print may mix.
+    Path(sys.argv[2], f"{trainer.global_rank}.json").write_text(json.dumps(scores))
 
 
 if __name__ == "__main__":
