@@ -22,11 +22,11 @@ from dyngraph.ops.triton_kernels.corners import (
 from dyngraph.ops.triton_kernels.primitives import scatter_transposed
 from dyngraph.ops.triton_kernels.tiles import (
     add_rows,
-    device,
+    block_channels,
+    launch,
     load_rows,
     program_columns,
     program_nodes,
-    tile,
 )
 
 # Numbers that differ from batch to batch, if not from launch to launch: no kernel of its own for
@@ -40,6 +40,8 @@ _SIZES = [
     "length_1",
     "length_2",
 ]
+# What tiles are chosen by.
+_KINDS = ["num_samples", "key_width", "num_axes", "border", "shared"]
 
 
 def attention(
@@ -60,19 +62,21 @@ def attention(
     alpha = query.new_zeros(shape, dtype=accumulator(query.dtype))
     if alpha.numel() == 0:
         return out, alpha
-    tiles = _tiles(key, table, alpha)
+    blocks = _blocks(key, table, alpha)
     inputs = _contiguous(query, key, table, bias)
-    with device(query):
-        for run in _launches(pos, runs, border):
-            _attention_kernel[(triton.cdiv(run["num_nodes"], tiles["block_nodes"]), groups)](
-                *inputs,
-                out,
-                alpha,
-                shared=value is None,
-                scale=scale,
-                **tiles,
-                **run,
-            )
+    for run in _launches(pos, runs, border):
+        launch(
+            _attention_kernel,
+            (run["num_nodes"], groups, max(blocks["key_width"], blocks["value_width"])),
+            *inputs,
+            out,
+            alpha,
+            shared=value is None,
+            scale=scale,
+            **blocks,
+            **run,
+            key=_KINDS,
+        )
     return out, alpha
 
 
@@ -102,23 +106,26 @@ def attention_backward(
     grad_key = alpha.new_zeros(key.shape) if needs_key and atomic else None
     grad_value = alpha.new_zeros(table.shape) if needs_value and atomic else None
     if alpha.numel():
-        tiles = _tiles(key, table, alpha)
+        blocks = _blocks(key, table, alpha)
         inputs = _contiguous(grad_out, grad_alpha, query, key, table, alpha)
-        with device(query):
-            for run in _launches(pos, runs, border):
-                grid = (triton.cdiv(run["num_nodes"], tiles["block_nodes"]), groups)
-                _attention_backward_kernel[grid](
-                    *inputs,
-                    grad_query,
-                    grad_key,
-                    grad_value,
-                    grad_pos,
-                    grad_score,
-                    shared=value is None,
-                    scale=scale,
-                    **tiles,
-                    **run,
-                )
+        tables = {"grad_key": grad_key, "grad_value": grad_value}
+        for run in _launches(pos, runs, border):
+            launch(
+                _attention_backward_kernel,
+                (run["num_nodes"], groups, max(blocks["key_width"], blocks["value_width"])),
+                *inputs,
+                grad_query,
+                grad_key,
+                grad_value,
+                grad_pos,
+                grad_score,
+                shared=value is None,
+                scale=scale,
+                **blocks,
+                **run,
+                key=_KINDS,
+                adds_to=[name for name, grad in tables.items() if grad is not None],
+            )
     if not atomic and (needs_key or needs_value):
         index, weight = corners(pos, runs, border)
         edges, weight = index.flatten(1), weight.to(alpha.dtype)
@@ -142,7 +149,7 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def _tiles(key: Tensor, value: Tensor, alpha: Tensor) -> dict[str, int]:
+def _blocks(key: Tensor, value: Tensor, alpha: Tensor) -> dict[str, Any]:
     """The samples of a node, the channels of a group, and how many of each a program works on."""
     _, groups, num_samples = alpha.shape
     key_width, value_width = key.shape[1] // groups, value.shape[1] // groups
@@ -150,10 +157,9 @@ def _tiles(key: Tensor, value: Tensor, alpha: Tensor) -> dict[str, int]:
         "num_samples": num_samples,
         "key_width": key_width,
         "value_width": value_width,
-        "block_nodes": tile(max(key_width, value_width, 1))[0],
         "block_samples": triton.next_power_of_2(num_samples),
-        "block_key": triton.next_power_of_2(max(key_width, 1)),
-        "block_value": triton.next_power_of_2(max(value_width, 1)),
+        "block_key": block_channels(key_width),
+        "block_value": block_channels(value_width),
     }
 
 

@@ -9,11 +9,12 @@ from dyngraph.ops.backend import accumulator
 from dyngraph.ops.torch_kernels import transpose_index
 from dyngraph.ops.triton_kernels.tiles import (
     add_rows,
+    block_channels,
     device,
+    launch,
     load_rows,
     program_columns,
     program_nodes,
-    tile,
 )
 
 # Edges that a program sums at a time along the transposed graph.
@@ -26,19 +27,19 @@ def dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
     width = x.shape[1] // groups
     if 0 in (out.numel(), table.numel()):
         return out
-    block_nodes, block_channels = tile(width)
-    with device(x):
-        _dot_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-            x.contiguous(),
-            table.contiguous(),
-            index.contiguous(),
-            out,
-            num_nodes,
-            degree,
-            width,
-            block_nodes,
-            block_channels,
-        )
+    launch(
+        _dot_kernel,
+        (num_nodes, groups, width),
+        x.contiguous(),
+        table.contiguous(),
+        index.contiguous(),
+        out,
+        num_nodes,
+        degree,
+        width,
+        block_channels=block_channels(width),
+        key=["degree"],
+    )
     return out
 
 
@@ -48,19 +49,19 @@ def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
     width = table.shape[1] // groups
     if 0 in (out.numel(), index.numel(), table.numel()):
         return out
-    block_nodes, block_channels = tile(width)
-    with device(table):
-        _gather_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-            weight.contiguous(),
-            table.contiguous(),
-            index.contiguous(),
-            out,
-            num_nodes,
-            degree,
-            width,
-            block_nodes,
-            block_channels,
-        )
+    launch(
+        _gather_kernel,
+        (num_nodes, groups, width),
+        weight.contiguous(),
+        table.contiguous(),
+        index.contiguous(),
+        out,
+        num_nodes,
+        degree,
+        width,
+        block_channels=block_channels(width),
+        key=["degree"],
+    )
     return out
 
 
@@ -72,19 +73,20 @@ def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
     if out.numel() and weight.numel():
         width = x.shape[1] // groups
-        block_nodes, block_channels = tile(width)
-        with device(x):
-            _scatter_kernel[(triton.cdiv(num_nodes, block_nodes), groups)](
-                weight.contiguous(),
-                x.contiguous(),
-                index.contiguous(),
-                out,
-                num_nodes,
-                degree,
-                width,
-                block_nodes,
-                block_channels,
-            )
+        launch(
+            _scatter_kernel,
+            (num_nodes, groups, width),
+            weight.contiguous(),
+            x.contiguous(),
+            index.contiguous(),
+            out,
+            num_nodes,
+            degree,
+            width,
+            block_channels=block_channels(width),
+            key=["degree"],
+            adds_to=["out"],
+        )
     return out.to(x.dtype)
 
 
@@ -100,7 +102,6 @@ def scatter_transposed(
     out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
     if out.numel() and weight.numel():
         width = x.shape[1] // groups
-        _, block_channels = tile(width)
         order, start = transpose_index(index, num_rows)
         with device(x):
             _scatter_transposed_kernel[(num_rows, groups)](
@@ -112,7 +113,7 @@ def scatter_transposed(
                 degree,
                 width,
                 _EDGES,
-                block_channels,
+                block_channels(width),
             )
     return out.to(x.dtype)
 

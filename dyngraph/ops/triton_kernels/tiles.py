@@ -1,31 +1,96 @@
-"""What a program of a kernel works on: a tile of nodes times channels."""
+"""What a program of a kernel works on: a tile of nodes times the channels of a group."""
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from math import prod
+from typing import Any
 
+import torch
 import triton
 import triton.language as tl
-from torch import Tensor, cuda
+from torch import Tensor
+from triton.runtime.autotuner import Autotuner
 
-# Elements of a program's tile, nodes times channels: 16 bytes of a half type for each of its 128
-# threads, and no register spilled. And the most nodes of a program.
-_TILE = 1024
+# Elements of a tile and warps of a program. The first: 16 bytes of a half type for each thread, and
+# no register spilled.
+_TILES = [(1024, 4), (512, 2), (512, 4), (2048, 4), (2048, 8)]
 _MOST_NODES = 64
+# Of fewer elements, nodes times channels, the best tiles are not looked for.
+_WORTH_TUNING = 2**20
 
 
-def tile(width: int) -> tuple[int, int]:
-    """Nodes and channels of the tile of a program, for groups of ``width`` channels."""
-    channels = triton.next_power_of_2(width)
-    return min(_MOST_NODES, max(1, _TILE // channels)), channels
+def launch(
+    kernel: Any,
+    shape: tuple[int, int, int],
+    *args: Any,
+    key: Sequence[str],
+    adds_to: Sequence[str] = (),
+    **kwargs: Any,
+) -> None:
+    """Runs a kernel in tiles of a fixed size, or, where there is much to do, in the fastest ones.
+
+    Those are measured at the first call of a kind and kept on disk; never under
+    :func:`torch.use_deterministic_algorithms`.
+
+    Args:
+        kernel: Takes ``block_nodes`` beside what follows.
+        shape: The nodes, the groups, and the channels of a group.
+        *args: The kernel's arguments, a tensor first.
+        key: The arguments that make calls of different kinds, beside dtypes and channels.
+        adds_to: The arguments that a measurement has to leave as they were.
+        **kwargs: The kernel's arguments by name.
+    """
+    num_nodes, groups, width = shape
+
+    def grid(chosen: dict[str, Any]) -> tuple[int, int]:
+        return triton.cdiv(num_nodes, chosen["block_nodes"]), groups
+
+    with device(args[0]):
+        if _is_worth_tuning(prod(shape)):
+            _tuner(kernel, width, tuple(adds_to), tuple(key))[grid](*args, **kwargs)
+        else:
+            kernel[grid](*args, **kwargs, **_tiles(width)[0].all_kwargs())
+
+
+def _is_worth_tuning(size: int) -> bool:
+    return size >= _WORTH_TUNING and not (
+        torch.are_deterministic_algorithms_enabled() or _is_interpreted()
+    )
+
+
+@cache
+def _tuner(kernel: Any, width: int, adds_to: Sequence[str], key: Sequence[str]) -> Autotuner:
+    # What is kept on disk depends on compiled code: in the interpreter there is none.
+    keeps = not _is_interpreted()
+    return triton.autotune(_tiles(width), key, restore_value=adds_to, cache_results=keeps)(kernel)
+
+
+def _tiles(width: int) -> list[triton.Config]:
+    channels = block_channels(width)
+    return [
+        triton.Config({"block_nodes": min(_MOST_NODES, max(1, elements // channels))}, warps)
+        for elements, warps in _TILES
+    ]
+
+
+def block_channels(width: int) -> int:
+    """The channels of a tile, for groups of ``width`` channels."""
+    return triton.next_power_of_2(max(width, 1))
 
 
 def device(x: Tensor) -> AbstractContextManager:
     """Makes the GPU of a tensor the one that kernels are launched on."""
     if x.device.type == "cuda":
-        return cuda.device(x.device)
-    if os.environ.get("TRITON_INTERPRET") == "1":
+        return torch.cuda.device(x.device)
+    if _is_interpreted():
         return nullcontext()
     raise ValueError(f"backend 'triton': expected tensors on CUDA, got them on {x.device}")
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @triton.jit
