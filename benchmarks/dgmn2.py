@@ -7,7 +7,8 @@ gradients of the maps and all weights. Prints median times, ratios to dyngraph's
 memory held beyond the inputs. *Unfolded* copies the keys and values of all samples before they are
 weighed: by a deformable convolution, as the released code does, or by `grid_sample`. All contenders
 of a case have the same weights, and are checked to compute the same first. *Without sampling*, each
-node takes its own value: what is left is the time and memory that all contenders share.
+node takes its own value: what is left is the time and memory that all contenders share. With
+*checkpointing*, the block computes everything again in its backward pass, map after map.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from dyngraph import Grid
 from dyngraph.nn import DGMN2Block, DGMN2Conv
 
 WITHOUT = "without sampling"
+CHECKPOINTING = "dyngraph, checkpointing"
 BATCH, CHANNELS, HEADS, SIZE = 8, 128, 2, (56, 56)
 
 
@@ -101,6 +103,7 @@ def block_case(mlp_ratio: int) -> dict[str, Contender]:
     for name, contender in layer_case().items():
         blocks[name] = DGMN2Block(CHANNELS, HEADS, mlp_ratio=mlp_ratio)
         blocks[name].attn = contender.run.args[0]
+    blocks[CHECKPOINTING] = DGMN2Block(CHANNELS, HEADS, mlp_ratio=mlp_ratio, checkpointing=True)
     return contenders(blocks, maps)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import torch
@@ -51,11 +51,7 @@ class Grid:
             raise ValueError(f"sizes: expected no negative number, got {shapes}")
         if device is None:
             device = sizes.device if isinstance(sizes, Tensor) else torch.get_default_device()
-        self._set(
-            tuple((len(list(run)), shape) for shape, run in groupby(shapes)),
-            table.shape[1],
-            torch.device(device),
-        )
+        self._set(_runs(shapes), table.shape[1], torch.device(device))
 
     def _set(
         self, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
@@ -100,8 +96,7 @@ class Grid:
             raise ValueError(
                 f"maps: expected the same number of axes in each, got {[m.dim() for m in maps]}"
             )
-        shapes = (tuple(m.shape[1:]) for m in maps)
-        runs = tuple((len(list(run)), shape) for shape, run in groupby(shapes))
+        runs = _runs(tuple(m.shape[1:]) for m in maps)
         return cls._from_runs(runs, axes.pop(), maps[0].device)
 
     @property
@@ -221,6 +216,18 @@ class Grid:
             return Grid._from_runs(((count * times, shape),), self.num_axes, self.device)
         return Grid._from_runs(self.runs * times, self.num_axes, self.device)
 
+    def split(self, num_nodes: int) -> list[Grid]:
+        r"""Parts of consecutive maps: of at most ``num_nodes`` nodes, or of a single map, each."""
+        parts: list[list[Shape]] = []
+        space = 0
+        for shape in self.shapes:
+            space -= math.prod(shape)
+            if space < 0 or not parts:
+                parts.append([])
+                space = num_nodes - math.prod(shape)
+            parts[-1].append(shape)
+        return [Grid._from_runs(_runs(part), self.num_axes, self.device) for part in parts]
+
     def to(self, device: torch.device | str) -> Grid:
         r"""The same layout on another device."""
         return Grid._from_runs(self.runs, self.num_axes, torch.device(device))
@@ -235,6 +242,11 @@ class Grid:
 
     def __repr__(self) -> str:
         return f"Grid({self.shapes})"
+
+
+def _runs(shapes: Iterable[Shape]) -> tuple[tuple[int, Shape], ...]:
+    """How often each shape comes in a row."""
+    return tuple((len(list(run)), shape) for shape, run in groupby(shapes))
 
 
 def _positions(shape: Shape, device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import reference
@@ -158,6 +159,16 @@ def test_flatten_passes_gradients():
     upstream = torch.randn(8, 3)
     grid.flatten(maps).backward(upstream)
     assert torch.equal(maps.grad, grid.unflatten(upstream))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))), st.integers(0, 12))
+def test_split_takes_as_many_maps_as_fit(sizes, num_nodes):
+    grid = Grid(sizes) if sizes else Grid(torch.empty(0, 2, dtype=torch.long))
+    parts = grid.split(num_nodes)
+    assert [shape for part in parts for shape in part.shapes] == grid.shapes
+    assert all(part.num_nodes <= num_nodes or part.batch_size == 1 for part in parts)
+    for part, following in pairwise(parts):
+        assert part.num_nodes + Grid(following.shapes[:1]).num_nodes > num_nodes
 
 
 def test_coarsen_counts_partial_cells():

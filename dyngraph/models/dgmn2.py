@@ -36,6 +36,8 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         mlp_ratios: The hidden channels of the MLPs of each stage, for each channel.
         drop_path: The probability of an image to lose a branch in training: that of the last
             block, down to 0 for the first.
+        checkpointing: Whether blocks keep only their inputs for the backward pass, which then
+            computes the rest again: memory for time.
 
     Attributes:
         channels: The channels of the maps that it returns.
@@ -58,6 +60,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         heads: Sequence[int] = (1, 2, 5, 8),
         mlp_ratios: Sequence[int] = (8, 8, 4, 4),
         drop_path: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         stages = {"depths": depths, "channels": channels, "heads": heads, "mlp_ratios": mlp_ratios}
@@ -81,6 +84,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
                 heads[stage],
                 (224 // stride, 224 // stride),
                 mlp_ratios[stage],
+                checkpointing=checkpointing,
             )
             blocks = [make(drop_path=next(probabilities)) for _ in range(depths[stage])]
             self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
@@ -133,7 +137,10 @@ def patch_embedding(channels: Sequence[int], strides: Sequence[int]) -> nn.Seque
 
 
 def dgmn2_tiny(
-    num_classes: int = 1000, features_only: bool = False, drop_path: float = 0.0
+    num_classes: int = 1000,
+    features_only: bool = False,
+    drop_path: float = 0.0,
+    checkpointing: bool = False,
 ) -> DGMN2:
     r"""DGMN2-Tiny: 12.1 M parameters, with 1000 classes.
 
@@ -142,32 +149,46 @@ def dgmn2_tiny(
         features_only: Whether to make the backbone without classifier, which returns the maps of
             the four stages.
         drop_path: The probability of an image to lose a branch in training, in the last block.
+        checkpointing: Whether blocks keep only their inputs for the backward pass, which then
+            computes the rest again.
     """
-    return _dgmn2("dgmn2_tiny", num_classes, features_only, drop_path)
+    return _dgmn2("dgmn2_tiny", num_classes, features_only, drop_path, checkpointing)
 
 
 def dgmn2_small(
-    num_classes: int = 1000, features_only: bool = False, drop_path: float = 0.0
+    num_classes: int = 1000,
+    features_only: bool = False,
+    drop_path: float = 0.0,
+    checkpointing: bool = False,
 ) -> DGMN2:
     r"""DGMN2-Small: 21.0 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_small", num_classes, features_only, drop_path)
+    return _dgmn2("dgmn2_small", num_classes, features_only, drop_path, checkpointing)
 
 
 def dgmn2_medium(
-    num_classes: int = 1000, features_only: bool = False, drop_path: float = 0.0
+    num_classes: int = 1000,
+    features_only: bool = False,
+    drop_path: float = 0.0,
+    checkpointing: bool = False,
 ) -> DGMN2:
     r"""DGMN2-Medium: 35.8 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_medium", num_classes, features_only, drop_path)
+    return _dgmn2("dgmn2_medium", num_classes, features_only, drop_path, checkpointing)
 
 
 def dgmn2_large(
-    num_classes: int = 1000, features_only: bool = False, drop_path: float = 0.0
+    num_classes: int = 1000,
+    features_only: bool = False,
+    drop_path: float = 0.0,
+    checkpointing: bool = False,
 ) -> DGMN2:
     r"""DGMN2-Large: 48.3 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_large", num_classes, features_only, drop_path)
+    return _dgmn2("dgmn2_large", num_classes, features_only, drop_path, checkpointing)
 
 
-def _dgmn2(name: str, num_classes: int, features_only: bool, drop_path: float) -> DGMN2:
+def _dgmn2(
+    name: str, num_classes: int, features_only: bool, drop_path: float, checkpointing: bool
+) -> DGMN2:
+    options: dict[str, Any] = {"drop_path": drop_path, "checkpointing": checkpointing}
     if features_only:
-        return DGMN2(DEPTHS[name], drop_path=drop_path)
-    return DGMN2Classifier(num_classes, depths=DEPTHS[name], drop_path=drop_path)
+        return DGMN2(DEPTHS[name], **options)
+    return DGMN2Classifier(num_classes, depths=DEPTHS[name], **options)

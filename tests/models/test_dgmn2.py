@@ -8,7 +8,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from dyngraph.models import DGMN2, DGMN2Classifier, dgmn2_large, dgmn2_tiny, segmenter
 from dyngraph.models import dgmn2 as module
 from dyngraph.models.semantic_fpn import SemanticFPN
-from dyngraph.nn import RepGraphBlock
+from dyngraph.nn import DGMN2Block, RepGraphBlock
 
 #: Small stages, whose heads have 8, 8, 4 and 8 channels.
 SMALL = {
@@ -93,6 +93,14 @@ def test_later_blocks_are_dropped_more_often():
     model = DGMN2(**SMALL, drop_path=0.2)
     rates = [part.probability for part in model.modules() if hasattr(part, "probability")]
     torch.testing.assert_close(rates, [0.0, 0.05, 0.1, 0.15, 0.2])
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_checkpointing_is_that_of_all_blocks(features_only):
+    for given in (False, True):
+        model = dgmn2_tiny(10, features_only, checkpointing=given)
+        blocks = [part for part in model.modules() if isinstance(part, DGMN2Block)]
+        assert [block.checkpointing for block in blocks] == [given] * 8
 
 
 def test_a_training_step_of_the_segmenter():

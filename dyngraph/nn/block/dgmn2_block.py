@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dyngraph.grid import Grid
+from dyngraph.nn.block.checkpointing import checkpoint_maps
 from dyngraph.nn.block.drop_path import DropPath
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 from dyngraph.nn.conv.dgmn2_conv import DGMN2Conv
@@ -29,6 +30,8 @@ class DGMN2Block(FeatureMapBlock):
         mlp_ratio: The hidden channels of the MLP for each channel.
         bias: Whether queries, keys, values and walks have biases.
         drop_path: The probability of a map to lose a branch in training.
+        checkpointing: Whether to keep only the block's input for the backward pass, which then
+            computes the rest again, a few maps at a time: memory for time.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -48,6 +51,7 @@ class DGMN2Block(FeatureMapBlock):
         mlp_ratio: int = 4,
         bias: bool = True,
         drop_path: float = 0.0,
+        checkpointing: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__(in_channels, in_channels)
@@ -58,6 +62,7 @@ class DGMN2Block(FeatureMapBlock):
         self.norm2 = nn.LayerNorm(in_channels, eps=1e-6)
         self.mlp = MLP(in_channels, mlp_ratio * in_channels)
         self.drop_path = DropPath(drop_path)
+        self.checkpointing = checkpointing
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the block."""
@@ -65,5 +70,10 @@ class DGMN2Block(FeatureMapBlock):
             module.reset_parameters()
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
+        if self.checkpointing:
+            return checkpoint_maps(self._branches, x, grid)
+        return self._branches(x, grid)
+
+    def _branches(self, x: Tensor, grid: Grid) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), grid), grid)
         return x + self.drop_path(self.mlp(self.norm2(x)), grid)

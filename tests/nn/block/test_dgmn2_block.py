@@ -92,9 +92,10 @@ def test_autocast(dtype):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_compile(training):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compile(training, checkpointing):
     torch._dynamo.reset()
-    block = trained(DGMN2Block(8, 2)).double().train(training)
+    block = trained(DGMN2Block(8, 2, checkpointing=checkpointing)).double().train(training)
     compiled = torch.compile(block, fullgraph=True, dynamic=True)
     for shape in ((2, 8, 3, 4), (3, 8, 5, 2)):
         results = []
@@ -107,8 +108,9 @@ def test_compile(training):
         torch.testing.assert_close(results[1], results[0])
 
 
-def test_export_with_any_size():
-    block = trained(DGMN2Block(8, 2)).eval()
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_export_with_any_size(checkpointing):
+    block = trained(DGMN2Block(8, 2, checkpointing=checkpointing)).eval()
     dim = torch.export.Dim
     shape = {2: dim("height", min=2), 3: dim("width", min=2)}
     exported = torch.export.export(
