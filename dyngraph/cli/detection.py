@@ -46,11 +46,11 @@ class DetectionRun(Run[DetectionDataModule]):
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.trained_task(args, data)
+        task = self.placed_task(args, data)
         detections = []
         with evaluation_mode(task), torch.inference_mode():
             for image, target in tqdm(data.val, desc="detect", unit="image"):
-                (detected,) = task([image])
+                (detected,) = task([image.to(task.device)])
                 found = detections_to_coco(target["image_id"], detected, data.val.category_ids)
                 detections += found
         path = Path(args.out, RESULTS)
@@ -59,7 +59,7 @@ class DetectionRun(Run[DetectionDataModule]):
 
     def predict(self, args: Namespace, config: str) -> None:
         data = DetectionDataModule(**args.data, seed=args.seed)
-        task = self.trained_task(args, data)
+        task = self.placed_task(args, data)
         classes = CocoDetection.classes(data.root)
         detect_folder(
             task.model,

@@ -69,9 +69,7 @@ class Run(ABC, Generic[Data]):
     def validate(self, args: Namespace, config: str) -> None:
         data = self.data(args)
         task = self.trained_task(args, data)
-        options = {name: args.trainer[name] for name in _VALIDATION}
-        trainer = lightning.Trainer(logger=False, use_distributed_sampler=False, **options)
-        print_scores(trainer.validate(task, data, verbose=False)[0])
+        print_scores(_trainer(args).validate(task, data, verbose=False)[0])
 
     def data(self, args: Namespace) -> Data:
         r"""The data, with the validation images at hand."""
@@ -90,6 +88,16 @@ class Run(ABC, Generic[Data]):
         task = self.seeded_task(args, data)
         load_weights(task, args.checkpoint or Path(args.trainer.folder, CHECKPOINT))
         return task
+
+    def placed_task(self, args: Namespace, data: Data) -> Any:
+        r"""The same, on the first of the trainer's devices."""
+        return self.trained_task(args, data).to(_trainer(args).strategy.root_device)
+
+
+def _trainer(args: Namespace) -> lightning.Trainer:
+    """For what is not training."""
+    options = {name: args.trainer[name] for name in _VALIDATION}
+    return lightning.Trainer(logger=False, use_distributed_sampler=False, **options)
 
 
 class SaveConfig(lightning.Callback):

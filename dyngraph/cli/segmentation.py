@@ -37,7 +37,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.trained_task(args, data)
+        task = self.placed_task(args, data)
         images, _ = data.val.folders(data.root, "val")
         is_cityscapes = args.data.dataset == "cityscapes"
         labels = predict_folder(
@@ -59,7 +59,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
 
     def predict(self, args: Namespace, config: str) -> None:
         data = SegmentationDataModule(**args.data, seed=args.seed)
-        task = self.trained_task(args, data)
+        task = self.placed_task(args, data)
         _, palette = DATASETS[data.dataset].classes(data.root)
         predict_folder(
             task,
