@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import lightning
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
@@ -81,7 +82,8 @@ class Run(ABC, Generic[Data]):
     def seeded_task(self, args: Namespace, data: Data) -> lightning.LightningModule:
         r"""The task with weights that are a function of the seed."""
         lightning.seed_everything(args.seed, verbose=False)
-        return self.task(args, data)
+        # The layout in which dyngraph's layers take feature maps without a copy.
+        return self.task(args, data).to(memory_format=torch.channels_last)
 
     def trained_task(self, args: Namespace, data: Data) -> Any:
         r"""The task with the weights of the checkpoint."""

@@ -136,59 +136,34 @@ def patch_embedding(channels: Sequence[int], strides: Sequence[int]) -> nn.Seque
     return nn.Sequential(OrderedDict(layers))
 
 
-def dgmn2_tiny(
-    num_classes: int = 1000,
-    features_only: bool = False,
-    drop_path: float = 0.0,
-    checkpointing: bool = False,
-) -> DGMN2:
+def dgmn2_tiny(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Tiny: 12.1 M parameters, with 1000 classes.
 
     Args:
         num_classes: The number of classes of the classifier.
         features_only: Whether to make the backbone without classifier, which returns the maps of
             the four stages.
-        drop_path: The probability of an image to lose a branch in training, in the last block.
-        checkpointing: Whether blocks keep only their inputs for the backward pass, which then
-            computes the rest again.
+        **kwargs: Arguments of :class:`DGMN2`.
     """
-    return _dgmn2("dgmn2_tiny", num_classes, features_only, drop_path, checkpointing)
+    return _dgmn2("dgmn2_tiny", num_classes, features_only, kwargs)
 
 
-def dgmn2_small(
-    num_classes: int = 1000,
-    features_only: bool = False,
-    drop_path: float = 0.0,
-    checkpointing: bool = False,
-) -> DGMN2:
+def dgmn2_small(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Small: 21.0 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_small", num_classes, features_only, drop_path, checkpointing)
+    return _dgmn2("dgmn2_small", num_classes, features_only, kwargs)
 
 
-def dgmn2_medium(
-    num_classes: int = 1000,
-    features_only: bool = False,
-    drop_path: float = 0.0,
-    checkpointing: bool = False,
-) -> DGMN2:
+def dgmn2_medium(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Medium: 35.8 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_medium", num_classes, features_only, drop_path, checkpointing)
+    return _dgmn2("dgmn2_medium", num_classes, features_only, kwargs)
 
 
-def dgmn2_large(
-    num_classes: int = 1000,
-    features_only: bool = False,
-    drop_path: float = 0.0,
-    checkpointing: bool = False,
-) -> DGMN2:
+def dgmn2_large(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Large: 48.3 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
-    return _dgmn2("dgmn2_large", num_classes, features_only, drop_path, checkpointing)
+    return _dgmn2("dgmn2_large", num_classes, features_only, kwargs)
 
 
-def _dgmn2(
-    name: str, num_classes: int, features_only: bool, drop_path: float, checkpointing: bool
-) -> DGMN2:
-    options: dict[str, Any] = {"drop_path": drop_path, "checkpointing": checkpointing}
+def _dgmn2(name: str, num_classes: int, features_only: bool, options: dict[str, Any]) -> DGMN2:
     if features_only:
         return DGMN2(DEPTHS[name], **options)
     return DGMN2Classifier(num_classes, depths=DEPTHS[name], **options)

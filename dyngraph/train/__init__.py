@@ -10,7 +10,7 @@ from dyngraph.train.detection_data_module import DetectionDataModule
 from dyngraph.train.detection_task import DetectionTask
 from dyngraph.train.fit import fit
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
-from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.optimizer import parameter_groups
 from dyngraph.train.pictures import LogDetections, LogPictures
 from dyngraph.train.segmentation_data_module import SegmentationDataModule
 from dyngraph.train.segmentation_task import SegmentationTask

@@ -13,10 +13,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 
 from dyngraph.evaluate.coco import detections_to_coco, judge_detections
-from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.optimizer import check_optimizer, make_optimizer
 from dyngraph.train.seeded_task import SeededTask
-
-OPTIMIZERS = ("sgd", "adamw")
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -36,8 +34,8 @@ class DetectionTask(SeededTask):
         annotation_path: COCO's JSON file of the validation images.
         category_ids: COCO's number of each class, that of the labels 1, 2, ….
         lr: The learning rate.
-        optimizer: ``"sgd"``, as in the papers, or ``"adamw"``, with which a network that has no
-            pretrained weights learns faster.
+        optimizer: ``"sgd"``, as in RepGraph and DGMN, or ``"adamw"``, as in DGMN2; with it a
+            network that has no pretrained weights learns faster.
         momentum: That of stochastic gradient descent.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         warmup_steps: The iterations in which the learning rate grows.
@@ -68,9 +66,7 @@ class DetectionTask(SeededTask):
         self.annotation_path = annotation_path
         self.category_ids = category_ids
         self.lr = lr
-        if optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {OPTIMIZERS}, got {optimizer!r}")
-        self.optimizer = optimizer
+        self.optimizer = check_optimizer(optimizer)
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -111,12 +107,9 @@ class DetectionTask(SeededTask):
         self._image_ids, self._detections = [], []
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        parameters = parameter_groups(self.model, self.weight_decay)
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, self.lr, self.momentum)
-        else:
-            optimizer = torch.optim.AdamW(parameters, self.lr)
+        optimizer = make_optimizer(
+            self.optimizer, self.model, self.lr, self.momentum, self.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_lr)
         return {
             "optimizer": optimizer,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
@@ -11,23 +13,24 @@ from dyngraph.data.labels import IGNORE
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
-from dyngraph.train.parameters import parameter_groups
+from dyngraph.train.optimizer import check_optimizer, make_optimizer
 from dyngraph.train.seeded_task import SeededTask
 
 
 class SegmentationTask(SeededTask):
     r"""A segmenter with its loss, optimiser, learning rate schedule and scores.
 
-    Stochastic gradient descent with the learning rate :math:`\eta (1 - t / T)^{0.9}` at iteration t
-    of T. Whatever is random in iteration t (dropout) is a function of ``seed`` and t alone, so a
-    resumed run goes on exactly as if it had never stopped.
+    The learning rate is :math:`\eta (1 - t / T)^{0.9}` at iteration t of T. Whatever is random in
+    iteration t (dropout) is a function of ``seed`` and t alone, so a resumed run goes on exactly as
+    if it had never stopped.
 
     Args:
         model: From images ``[B, 3, H, W]`` to ``{"out": scores [B, C, H, W]}``, and ``"aux"`` while
             training, if it has an auxiliary head.
         num_classes: C.
         lr: The learning rate η at the start.
-        momentum: That of the optimiser.
+        optimizer: ``"sgd"``, as in RepGraph and DGMN, or ``"adamw"``, as in DGMN2.
+        momentum: That of stochastic gradient descent.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         aux_weight: The weight of the auxiliary loss.
         ohem_threshold: The largest probability of the pixels that the loss is the mean of, by
@@ -39,7 +42,7 @@ class SegmentationTask(SeededTask):
         seed: What all randomness is derived from.
 
     Raises:
-        ValueError: If ``ohem_threshold`` is not in (0, 1].
+        ValueError: If ``optimizer`` is unknown or ``ohem_threshold`` is not in (0, 1].
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class SegmentationTask(SeededTask):
         model: nn.Module,
         num_classes: int = 19,
         lr: float = 0.01,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         aux_weight: float = 0.4,
@@ -60,6 +64,7 @@ class SegmentationTask(SeededTask):
         super().__init__(seed)
         self.model = model
         self.lr = lr
+        self.optimizer = check_optimizer(optimizer)
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.aux_weight = aux_weight
@@ -115,8 +120,9 @@ class SegmentationTask(SeededTask):
         self.confusion.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        parameters = parameter_groups(self.model, self.weight_decay)
-        optimizer = torch.optim.SGD(parameters, self.lr, self.momentum)
+        optimizer = make_optimizer(
+            self.optimizer, self.model, self.lr, self.momentum, self.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.PolynomialLR(
             optimizer, total_iters=int(self.trainer.estimated_stepping_batches), power=0.9
         )

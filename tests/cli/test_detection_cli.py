@@ -1,6 +1,7 @@
 """The command line for detectors, on a small set in the files of COCO."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,12 @@ def table_rows():
     """The rows of the settings in ``docs/reproduce.md``."""
     lines = (ROOT / "docs/reproduce.md").read_text().splitlines()
     cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if len(row) == 9 and row[0].startswith("configs/coco")]
+    return [row for row in cells if len(row) == 10 and row[0].startswith("configs/coco")]
 
 
 @pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
 def test_recipes_have_the_settings_of_the_papers(row, capsys):
-    path, backbone, size, batch_size, lr, weight_decay, steps, decay_steps, warmup = row
+    path, backbone, size, batch_size, optimizer, lr, weight_decay, steps, decay_steps, warmup = row
     with pytest.raises(SystemExit):
         main(["fit", f"--config={ROOT / path}", "--print_config"])
     found = yaml.safe_load(capsys.readouterr().out)
@@ -77,13 +78,15 @@ def test_recipes_have_the_settings_of_the_papers(row, capsys):
     sides = [found["network"][name] for name in ("min_size", "max_size")]
     assert "/".join(map(str, sides)) == size
     assert found["data"]["batch_size"] == int(batch_size)
+    assert found["model"]["optimizer"] == optimizer
     assert found["model"]["lr"] == float(lr)
     assert found["model"]["weight_decay"] == float(weight_decay)
     assert found["model"]["momentum"] == 0.9
     assert found["trainer"]["max_steps"] == int(steps)
     assert found["model"]["decay_steps"] == [int(step) for step in decay_steps.split(", ")]
-    assert found["model"]["warmup_steps"] == int(warmup)
-    assert found["model"]["warmup_factor"] == 1 / 3
+    warmup_steps, warmup_factor = warmup.split(", from ")
+    assert found["model"]["warmup_steps"] == int(warmup_steps)
+    assert found["model"]["warmup_factor"] == float(Fraction(warmup_factor))
     assert found["trainer"]["gradient_clip_val"] is None
 
 

@@ -14,7 +14,7 @@ from dyngraph.data import DATASETS, GENERATORS
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     path.relative_to(ROOT)
-    for folder in ("dgmn", "repgraph")
+    for folder in ("dgmn", "dgmn2", "repgraph")
     for path in ROOT.glob(f"configs/{folder}/*.yaml")
 )
 # About loaders without workers, logs of few steps and callbacks that watch nothing.
@@ -72,7 +72,9 @@ def test_every_recipe_runs(path, data, tmp_path, capsys):
         f"--trainer.folder={tmp_path}",
     ]
     if "inference" in recipe["model"]:
-        arguments += ["--model.inference.window=[64,64]", "--model.inference.scales=[1.0]"]
+        # The stride first: it must never be larger than the window.
+        small = {"stride": [64, 64], "window": [64, 64], "scales": [1.0]}
+        arguments += [f"--model.inference.{name}={value}" for name, value in small.items()]
     main(["fit", *arguments])
     assert 0 <= float(scores(capsys)["miou"]) <= 1
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -90,20 +92,22 @@ def table_rows():
     """The rows of the settings in ``docs/reproduce.md``."""
     lines = (ROOT / "docs/reproduce.md").read_text().splitlines()
     cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if len(row) == 8 and row[0].startswith("configs/")]
+    return [row for row in cells if len(row) == 9 and row[0].startswith("configs/")]
 
 
 @pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
 def test_recipes_have_the_settings_of_the_papers(row, capsys):
-    path, backbone, crop, batch_size, lr, weight_decay, steps, aux_weight = row
+    path, backbone, crop, batch_size, optimizer, lr, weight_decay, steps, aux_weight = row
     found = settings([f"--config={ROOT / path}"], capsys)
     assert found["network"]["backbone"] == backbone
     assert found["data"]["crop_size"] == [int(crop)] * 2
     assert found["data"]["batch_size"] == int(batch_size)
+    assert found["model"]["optimizer"] == optimizer
     assert found["model"]["lr"] == float(lr)
     assert found["model"]["weight_decay"] == float(weight_decay)
     assert found["model"]["momentum"] == 0.9
-    assert found["model"]["aux_weight"] == float(aux_weight)
+    assert found["network"]["aux_loss"] == (aux_weight != "none")
+    assert not found["network"]["aux_loss"] or found["model"]["aux_weight"] == float(aux_weight)
     assert found["trainer"]["max_steps"] == int(steps)
 
 

@@ -1,5 +1,8 @@
 """The kernels of :mod:`dyngraph.ops.primitives`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -22,46 +25,16 @@ _EDGES = 16
 
 
 def dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
-    num_nodes, degree = index.shape
-    out = x.new_zeros(groups, num_nodes, degree, dtype=accumulator(x.dtype))
-    width = x.shape[1] // groups
-    if 0 in (out.numel(), table.numel()):
-        return out
-    launch(
-        _dot_kernel,
-        (num_nodes, groups, width),
-        x.contiguous(),
-        table.contiguous(),
-        index.contiguous(),
-        out,
-        num_nodes,
-        degree,
-        width,
-        block_channels=block_channels(width),
-        key=["degree"],
-    )
+    out = x.new_zeros(groups, *index.shape, dtype=accumulator(x.dtype))
+    if out.numel() and table.numel():
+        _launch(_dot_kernel, x, table, index, out, groups)
     return out
 
 
 def gather(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    groups, num_nodes, degree = weight.shape
-    out = table.new_zeros(num_nodes, table.shape[1])
-    width = table.shape[1] // groups
-    if 0 in (out.numel(), index.numel(), table.numel()):
-        return out
-    launch(
-        _gather_kernel,
-        (num_nodes, groups, width),
-        weight.contiguous(),
-        table.contiguous(),
-        index.contiguous(),
-        out,
-        num_nodes,
-        degree,
-        width,
-        block_channels=block_channels(width),
-        key=["degree"],
-    )
+    out = table.new_zeros(len(index), table.shape[1])
+    if out.numel() and index.numel() and table.numel():
+        _launch(_gather_kernel, weight, table, index, out, len(weight))
     return out
 
 
@@ -69,25 +42,37 @@ def scatter(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """By atomics; or, if it has to be deterministic, over the transposed graph."""
     if torch.are_deterministic_algorithms_enabled():
         return scatter_transposed(index, num_rows, (weight, x))
-    groups, num_nodes, degree = weight.shape
     out = x.new_zeros(num_rows, x.shape[1], dtype=weight.dtype)
     if out.numel() and weight.numel():
-        width = x.shape[1] // groups
-        launch(
-            _scatter_kernel,
-            (num_nodes, groups, width),
-            weight.contiguous(),
-            x.contiguous(),
-            index.contiguous(),
-            out,
-            num_nodes,
-            degree,
-            width,
-            block_channels=block_channels(width),
-            key=["degree"],
-            adds_to=["out"],
-        )
+        _launch(_scatter_kernel, weight, x, index, out, len(weight), adds_to=["out"])
     return out.to(x.dtype)
+
+
+def _launch(
+    kernel: Any,
+    first: Tensor,
+    features: Tensor,
+    index: Tensor,
+    out: Tensor,
+    groups: int,
+    adds_to: Sequence[str] = (),
+) -> None:
+    num_nodes, degree = index.shape
+    width = features.shape[1] // groups
+    launch(
+        kernel,
+        (num_nodes, groups, width),
+        first.contiguous(),
+        features.contiguous(),
+        index.contiguous(),
+        out,
+        num_nodes,
+        degree,
+        width,
+        block_channels=block_channels(width),
+        key=["degree"],
+        adds_to=adds_to,
+    )
 
 
 def scatter_transposed(

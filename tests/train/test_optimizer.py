@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch import nn
 
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock
 from dyngraph.train import parameter_groups
+from dyngraph.train.optimizer import make_optimizer
 
 
 @pytest.mark.parametrize("make", [BottleneckRepGraphBlock, DGMNBlock])
@@ -38,3 +40,17 @@ def test_frozen_parameters_are_left_out():
     groups = parameter_groups(model, weight_decay=0.1)
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     assert trained == {id(p) for p in model.parameters() if p is not model.lin_reduce.weight}
+
+
+def test_optimizers_by_name():
+    model = nn.Linear(2, 3)
+    sgd = make_optimizer("sgd", model, lr=0.1, momentum=0.8, weight_decay=0.01)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert [group["momentum"] for group in sgd.param_groups] == [0.8, 0.8]
+    adamw = make_optimizer("adamw", model, lr=0.1, momentum=0.8, weight_decay=0.01)
+    assert isinstance(adamw, torch.optim.AdamW)
+    for optimizer in (sgd, adamw):
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.0]
+    with pytest.raises(ValueError, match=r"^optimizer: expected one of .* got 'adam'"):
+        make_optimizer("adam", model, lr=0.1, momentum=0.8, weight_decay=0.01)
