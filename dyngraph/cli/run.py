@@ -92,7 +92,7 @@ class Run(ABC, Generic[Data]):
         return task
 
     def placed_task(self, args: Namespace, data: Data) -> Any:
-        r"""The same, on the first of the trainer's devices."""
+        r"""The trained task, on the first of the trainer's devices."""
         return self.trained_task(args, data).to(_trainer(args).strategy.root_device)
 
 

@@ -70,7 +70,7 @@ def test_what_a_kernel_adds_to_is_left_as_it_was(clock):
         index,
         out,
         **options,
-        key=["degree"],
+        kind=["degree"],
         adds_to=["out"],
     )
     assert clock.runs > 1

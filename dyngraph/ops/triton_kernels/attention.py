@@ -41,7 +41,7 @@ _SIZES = [
     "length_2",
 ]
 # What tiles are chosen by.
-_KINDS = ["num_samples", "key_width", "num_axes", "border", "shared"]
+_KIND = ["num_samples", "key_width", "num_axes", "border", "shared"]
 
 
 def attention(
@@ -75,7 +75,7 @@ def attention(
             scale=scale,
             **blocks,
             **run,
-            key=_KINDS,
+            kind=_KIND,
         )
     return out, alpha
 
@@ -123,7 +123,7 @@ def attention_backward(
                 scale=scale,
                 **blocks,
                 **run,
-                key=_KINDS,
+                kind=_KIND,
                 adds_to=[name for name, grad in tables.items() if grad is not None],
             )
     if not atomic and (needs_key or needs_value):

@@ -70,7 +70,7 @@ def _launch(
         degree,
         width,
         block_channels=block_channels(width),
-        key=["degree"],
+        kind=["degree"],
         adds_to=adds_to,
     )
 

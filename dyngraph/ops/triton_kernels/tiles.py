@@ -25,7 +25,7 @@ def launch(
     kernel: Any,
     shape: tuple[int, int, int],
     *args: Any,
-    key: Sequence[str],
+    kind: Sequence[str],
     adds_to: Sequence[str] = (),
     **kwargs: Any,
 ) -> None:
@@ -38,7 +38,7 @@ def launch(
         kernel: Takes ``block_nodes`` beside what follows.
         shape: The nodes, the groups, and the channels of a group.
         *args: The kernel's arguments, a tensor first.
-        key: The arguments that make calls of different kinds, beside dtypes and channels.
+        kind: The arguments that make calls of different kinds, beside dtypes and channels.
         adds_to: The arguments that a measurement has to leave as they were.
         **kwargs: The kernel's arguments by name.
     """
@@ -49,7 +49,7 @@ def launch(
 
     with device(args[0]):
         if _is_worth_tuning(prod(shape)):
-            _tuner(kernel, width, tuple(adds_to), tuple(key))[grid](*args, **kwargs)
+            _tuner(kernel, width, tuple(kind), tuple(adds_to))[grid](*args, **kwargs)
         else:
             kernel[grid](*args, **kwargs, **_tiles(width)[0].all_kwargs())
 
@@ -61,10 +61,10 @@ def _is_worth_tuning(size: int) -> bool:
 
 
 @cache
-def _tuner(kernel: Any, width: int, adds_to: Sequence[str], key: Sequence[str]) -> Autotuner:
+def _tuner(kernel: Any, width: int, kind: Sequence[str], adds_to: Sequence[str]) -> Autotuner:
     # What is kept on disk depends on compiled code: in the interpreter there is none.
     keeps = not _is_interpreted()
-    return triton.autotune(_tiles(width), key, restore_value=adds_to, cache_results=keeps)(kernel)
+    return triton.autotune(_tiles(width), kind, restore_value=adds_to, cache_results=keeps)(kernel)
 
 
 def _tiles(width: int) -> list[triton.Config]:
