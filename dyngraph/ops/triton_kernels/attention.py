@@ -1,6 +1,6 @@
 """The kernels of :mod:`dyngraph.ops.position_attention`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,8 +40,6 @@ _SIZES = [
     "length_1",
     "length_2",
 ]
-# What tiles are chosen by.
-_KIND = ["num_samples", "key_width", "num_axes", "border", "shared"]
 
 
 def attention(
@@ -62,21 +60,8 @@ def attention(
     alpha = query.new_zeros(shape, dtype=accumulator(query.dtype))
     if alpha.numel() == 0:
         return out, alpha
-    blocks = _blocks(key, table, alpha)
-    inputs = _contiguous(query, key, table, bias)
-    for run in _launches(pos, runs, border):
-        launch(
-            _attention_kernel,
-            (run["num_nodes"], groups, max(blocks["key_width"], blocks["value_width"])),
-            *inputs,
-            out,
-            alpha,
-            shared=value is None,
-            scale=scale,
-            **blocks,
-            **run,
-            kind=_KIND,
-        )
+    tensors = [*_contiguous(query, key, table, bias), out, alpha]
+    _launch(_attention_kernel, tensors, key, value, alpha, scale, _places(pos, runs, border))
     return out, alpha
 
 
@@ -106,26 +91,21 @@ def attention_backward(
     grad_key = alpha.new_zeros(key.shape) if needs_key and atomic else None
     grad_value = alpha.new_zeros(table.shape) if needs_value and atomic else None
     if alpha.numel():
-        blocks = _blocks(key, table, alpha)
-        inputs = _contiguous(grad_out, grad_alpha, query, key, table, alpha)
+        tensors = [
+            *_contiguous(grad_out, grad_alpha, query, key, table, alpha),
+            *(grad_query, grad_key, grad_value, grad_pos, grad_score),
+        ]
         tables = {"grad_key": grad_key, "grad_value": grad_value}
-        for run in _launches(pos, runs, border):
-            launch(
-                _attention_backward_kernel,
-                (run["num_nodes"], groups, max(blocks["key_width"], blocks["value_width"])),
-                *inputs,
-                grad_query,
-                grad_key,
-                grad_value,
-                grad_pos,
-                grad_score,
-                shared=value is None,
-                scale=scale,
-                **blocks,
-                **run,
-                kind=_KIND,
-                adds_to=[name for name, grad in tables.items() if grad is not None],
-            )
+        _launch(
+            _attention_backward_kernel,
+            tensors,
+            key,
+            value,
+            alpha,
+            scale,
+            _places(pos, runs, border),
+            adds_to=[name for name, grad in tables.items() if grad is not None],
+        )
     if not atomic and (needs_key or needs_value):
         index, weight = corners(pos, runs, border)
         edges, weight = index.flatten(1), weight.to(alpha.dtype)
@@ -149,36 +129,56 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
-def _blocks(key: Tensor, value: Tensor, alpha: Tensor) -> dict[str, Any]:
-    """The samples of a node, the channels of a group, and how many of each a program works on."""
+def _launch(
+    kernel: Any,
+    tensors: Sequence[Tensor | None],
+    key: Tensor,
+    value: Tensor | None,
+    alpha: Tensor,
+    scale: float,
+    places: Iterable[dict[str, Any]],
+    adds_to: Sequence[str] = (),
+) -> None:
+    """Runs a kernel for each run of maps that nodes listen to."""
     _, groups, num_samples = alpha.shape
-    key_width, value_width = key.shape[1] // groups, value.shape[1] // groups
-    return {
-        "num_samples": num_samples,
-        "key_width": key_width,
-        "value_width": value_width,
-        "block_samples": triton.next_power_of_2(num_samples),
-        "block_key": block_channels(key_width),
-        "block_value": block_channels(value_width),
-    }
+    key_width = key.shape[1] // groups
+    value_width = key_width if value is None else value.shape[1] // groups
+    for place in places:
+        launch(
+            kernel,
+            (place["num_nodes"], groups, max(key_width, value_width)),
+            *tensors,
+            **place,
+            shared=value is None,
+            scale=scale,
+            num_samples=num_samples,
+            key_width=key_width,
+            value_width=value_width,
+            block_samples=triton.next_power_of_2(num_samples),
+            block_key=block_channels(key_width),
+            block_value=block_channels(value_width),
+            # What tiles are chosen by.
+            kind=["num_samples", "key_width", "num_axes", "border", "shared"],
+            adds_to=adds_to,
+        )
 
 
-def _launches(pos: Tensor, runs: Sequence[Run], border: bool) -> Iterator[dict[str, Any]]:
+def _places(pos: Tensor, runs: Sequence[Run], border: bool) -> Iterator[dict[str, Any]]:
     """For each run of maps that nodes listen to, where it is and where its samples are."""
     pos = pos.contiguous()
     first_node = first_row = 0
     for run in runs:
         if run.num_listeners and run.num_senders:
-            yield _launch(pos, run, border, first_node, first_row)
+            yield _place(pos, run, border, first_node, first_row)
         elif run.num_listeners:
             # No map to read: outside of a map of one node, samples contribute 0 as well.
             one_node = Run(1, run.num_listeners, (1,) * len(run.shape))
-            yield _launch(torch.full_like(pos, 2), one_node, False, first_node, 0)
+            yield _place(torch.full_like(pos, 2), one_node, False, first_node, 0)
         first_node += run.num_listeners
         first_row += run.num_senders
 
 
-def _launch(pos: Tensor, run: Run, border: bool, first_node: int, first_row: int) -> dict[str, Any]:
+def _place(pos: Tensor, run: Run, border: bool, first_node: int, first_row: int) -> dict[str, Any]:
     length_0, length_1, length_2 = lengths(run.shape)
     return {
         "pos": pos,
