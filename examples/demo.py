@@ -35,7 +35,6 @@ from dyngraph.nn import (
     BottleneckRepGraphBlock,
     DGMNBlock,
     DGMNConv,
-    NonLocalConv,
     RepGraphBlock,
 )
 from dyngraph.train import SegmentationDataModule, SegmentationTask, fit
@@ -46,6 +45,7 @@ from dyngraph.viz import (
     draw_rates,
     draw_segmentation,
     dynamic_nodes,
+    nonlocal_affinities,
     representative_nodes,
 )
 
@@ -134,10 +134,11 @@ def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]
     dgmn, _, _ = capture_input(models["DGMN"], DGMNConv, batch)
     samples = dynamic_nodes(models["DGMN"], batch)
     figures["nodes of DGMN"] = draw_rates(picture, samples, dgmn.rates, PIXELS[1])
-    conv, x, grid = capture_input(models["Non-local"], NonLocalConv, batch)
-    _, (_, alpha) = conv(x, grid, return_attention_weights=True)
-    affinity = alpha.mean(dim=1).view(grid.num_nodes, grid.num_nodes)
-    figures["affinities of Non-local"] = draw_affinities(affinity)
+    # The node of the 16x32 map below the pixel in the middle.
+    row, column = (position // 4 for position in PIXELS[1])
+    figures["affinities of Non-local"] = draw_affinities(
+        nonlocal_affinities(models["Non-local"], batch), row * 32 + column
+    )
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name.replace(' ', '_')}.png")

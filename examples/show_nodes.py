@@ -1,4 +1,7 @@
-"""Draws the nodes that pixels listen to over an image, and the histogram of their affinities.
+"""Draws the nodes that pixels listen to over an image.
+
+With RepGraph, those of each pixel (its paper's Figure 6); with DGMN, those of the pixel in the
+middle of the list, at all rates (its paper's Figure 4).
 
 Takes a run of ``examples/train_cityscapes.py`` (its ``last.ckpt``) or of ``examples/demo.py``:
 
@@ -17,7 +20,7 @@ from torchvision.tv_tensors import Image, Mask
 from dyngraph.data import eval_transform
 from dyngraph.models import segmenter
 from dyngraph.train import SegmentationTask
-from dyngraph.viz import draw_affinities, draw_nodes, representative_nodes
+from dyngraph.viz import draw_listening
 
 
 def pixel(text: str) -> tuple[int, int]:
@@ -51,12 +54,12 @@ def main() -> None:
     picture = Image(read_image(str(args.image), ImageReadMode.RGB))
     height, width = picture.shape[-2:]
     image, _ = eval_transform()(picture, Mask(torch.zeros(height, width, dtype=torch.uint8)))
-    near, attention = representative_nodes(model, image.unsqueeze(0))
     pixels = args.pixels or [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
-    draw_nodes(picture, near, attention, pixels).savefig(args.out, dpi=150)
-    affinities = args.out.with_stem(f"{args.out.stem}_affinities")
-    draw_affinities(attention.flatten(0, 1)).savefig(affinities, dpi=150)
-    print(f"{args.out}\n{affinities}")
+    figures = [figure for _, figure in draw_listening(model, image.unsqueeze(0), picture, pixels)]
+    if not figures:
+        parser.error(f"--context: expected one of RepGraph or DGMN, got {args.context}")
+    figures[0].savefig(args.out, dpi=150)
+    print(args.out)
 
 
 if __name__ == "__main__":

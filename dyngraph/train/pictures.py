@@ -69,7 +69,8 @@ class LogPictures(LogFigures):
 class LogDetections(LogFigures):
     r"""After each validation, logs the first validation image with objects for TensorBoard.
 
-    With its objects, the detections, and the nodes that the middle of each object listens to.
+    With its objects, the detections, and the nodes that the middles of the first nine objects
+    listen to.
 
     Args:
         dataset: The validation images, in 0..1.

@@ -5,7 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("dyngraph.viz needs matplotlib: pip install 'dyngraph[train]'") from error
 
-from dyngraph.viz.affinity import draw_affinities
+from dyngraph.viz.affinity import draw_affinities, nonlocal_affinities
 from dyngraph.viz.capture import capture_input
 from dyngraph.viz.detection import draw_detections
 from dyngraph.viz.listening import draw_detector_listening, draw_listening
@@ -25,5 +25,6 @@ __all__ = [
     "draw_rates",
     "draw_segmentation",
     "dynamic_nodes",
+    "nonlocal_affinities",
     "representative_nodes",
 ]

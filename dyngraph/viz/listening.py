@@ -14,6 +14,8 @@ from dyngraph.nn import DGMNConv, RepGraphConv
 from dyngraph.viz.nodes import draw_nodes, representative_nodes
 from dyngraph.viz.rates import draw_rates, dynamic_nodes
 
+_MOST_BOXES = 9
+
 
 def draw_listening(
     model: nn.Module, inputs: Any, picture: Tensor, pixels: Sequence[tuple[int, int]]
@@ -43,7 +45,7 @@ def draw_listening(
 def draw_detector_listening(
     model: MaskRCNN, image: Tensor, boxes: Tensor
 ) -> Iterator[tuple[str, Figure]]:
-    r"""Draws what the middles of boxes listen to, as :func:`draw_listening` does.
+    r"""Draws what the middles of the first nine boxes listen to, as :func:`draw_listening` does.
 
     The picture is what the detector's feature maps cover: the image, resized and padded.
 
@@ -55,6 +57,7 @@ def draw_detector_listening(
     inputs, (target,) = model.transform([image], [{"boxes": boxes}])
     picture = denormalize(inputs.tensors[0]).cpu()
     height, width = picture.shape[-2:]
-    middles = target["boxes"].view(-1, 2, 2).mean(dim=1).tolist() or [(width / 2, height / 2)]
+    boxes = target["boxes"][:_MOST_BOXES]
+    middles = boxes.view(-1, 2, 2).mean(dim=1).tolist() or [(width / 2, height / 2)]
     pixels = [(min(int(y), height - 1), min(int(x), width - 1)) for x, y in middles]
     yield from draw_listening(model, [image], picture, pixels)

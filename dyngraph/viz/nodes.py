@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn import RepGraphConv
 from dyngraph.viz.capture import capture_input
+from dyngraph.viz.panels import image_panels
+from dyngraph.viz.points import (
+    FULL_AREA,
+    LEAST_AREA,
+    PIXEL_AREA,
+    draw_pixel,
+    draw_samples,
+    legend_point,
+)
 
-# The area of a point that has all the attention, in points squared.
-_FULL_AREA = 400.0
+_PIXEL, _SAMPLE = "blue", "red"
 
 
 @torch.no_grad()
@@ -44,44 +51,52 @@ def draw_nodes(
     pixels: Sequence[tuple[int, int]],
     batch_index: int = 0,
 ) -> Figure:
-    r"""Draws the representative nodes of some pixels over the image.
+    r"""Draws the representative nodes of some pixels over the image, a panel a pixel.
 
-    A cross marks a pixel, discs of its colour mark the samples of the node below it. The area of a
-    disc is the attention that the sample gets, averaged over the groups.
+    As in "Representative Graph Neural Network" (ECCV 2020), Figure 6: the pixel is blue, the
+    samples of the node below it are red. The area of a red point is the weight of its sample, the
+    attention averaged over the groups; samples that weigh next to nothing are enlarged, so that
+    they are seen. What lies outside the image is not drawn but counted.
 
     Args:
         image: The image ``[3, H, W]``, uint8.
         near: The samples of the nodes of its feature map, as
             :func:`representative_nodes` returns them.
         attention: Their attention ``[N, G, K]``, likewise.
-        pixels: Rows and columns of pixels of the image.
+        pixels: Rows and columns of pixels of the image, at least one.
         batch_index: Which map of the batch belongs to the image.
 
     Raises:
-        ValueError: If the map does not have two axes or a pixel is outside the image.
+        ValueError: If the map does not have two axes, there is no pixel or one outside the image.
     """
-    figure, axes = image_axes(image)
-    for number, (y, x) in enumerate(pixels):
-        node, points = pixel_positions(image, near, (y, x), batch_index)
-        share = attention[node].detach().mean(dim=0).float().cpu()
-        color = f"C{number}"
-        axes.scatter(
-            points[:, 1], points[:, 0], _FULL_AREA * share, color, alpha=0.7, edgecolors="white"
-        )
-        axes.scatter(x, y, 120, "white", marker="+", linewidths=4)
-        axes.scatter(x, y, 100, color, marker="+", linewidths=2)
+    if not pixels:
+        raise ValueError("pixels: expected at least one, got none")
+    figure, panels = image_panels([image] * len(pixels), text_height=0.3, legend_height=0.35)
+    for axes, pixel in zip(panels, pixels, strict=True):
+        node, points = pixel_positions(image, near, pixel, batch_index)
+        weight = attention[node].detach().mean(dim=0).float().cpu()
+        draw_samples(axes, points, weight, _SAMPLE)
+        draw_pixel(axes, pixel, _PIXEL)
+        outside = is_outside(image, points)
+        if outside.any():
+            axes.set_xlabel(
+                f"outside: {int(outside.sum())} of {len(points)} samples, "
+                f"weight {weight[outside].sum():.2f}",
+                fontsize="small",
+            )
+    figure.legend(
+        handles=[
+            legend_point("current position", _PIXEL, PIXEL_AREA),
+            legend_point("sampled position of weight 0.5", _SAMPLE, FULL_AREA * 0.5),
+            legend_point("0.1", _SAMPLE, FULL_AREA * 0.1),
+            legend_point(f"at most {LEAST_AREA / FULL_AREA:g}", _SAMPLE, LEAST_AREA),
+        ],
+        loc="outside lower center",
+        ncols=4,
+        fontsize="small",
+        frameon=False,
+    )
     return figure
-
-
-def image_axes(image: Tensor) -> tuple[Figure, Axes]:
-    r"""A figure that shows an image ``[3, H, W]``, uint8, in its own pixels."""
-    height, width = image.shape[-2:]
-    figure = Figure(figsize=(8, 8 * height / width), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-    axes.set_autoscale_on(False)
-    return figure, axes
 
 
 def pixel_positions(
@@ -100,9 +115,16 @@ def pixel_positions(
         raise ValueError(
             f"pixels: expected rows below {height} and columns below {width}, got {(y, x)}"
         )
-    rows, columns = near.grid.shapes[batch_index]
-    first = int(near.grid.ptr[batch_index])
+    rows, columns = near.receiver.shapes[batch_index]
+    first = int(near.receiver.ptr[batch_index])
     node = first + int(y * rows / height) * columns + int(x * columns / width)
     # Node centres lie evenly on the image: pixel = (node + 1/2) * stride - 1/2.
+    rows, columns = near.grid.shapes[batch_index]
     stride = torch.tensor([height / rows, width / columns], device=near.pos.device)
     return node, ((near.pos[node].detach() + 0.5) * stride - 0.5).cpu()
+
+
+def is_outside(image: Tensor, points: Tensor) -> Tensor:
+    r"""Which of the pixel positions ``[K, 2]`` lie outside the pixels of an image, ``[K]``."""
+    size = torch.tensor(image.shape[-2:])
+    return ((points < -0.5) | (points > size - 0.5)).any(dim=1)

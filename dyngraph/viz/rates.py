@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from matplotlib import colormaps
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -14,15 +14,25 @@ from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn import DGMNConv
 from dyngraph.nn.conv import DynamicMessage
 from dyngraph.viz.capture import capture_input
-from dyngraph.viz.nodes import image_axes, pixel_positions
+from dyngraph.viz.nodes import is_outside, pixel_positions
+from dyngraph.viz.panels import image_panels
+from dyngraph.viz.points import (
+    FULL_AREA,
+    LEAST_AREA,
+    PIXEL_AREA,
+    draw_pixel,
+    draw_samples,
+    legend_point,
+)
 
-# A colour family a rate, from light to dark with the weight.
-_FAMILIES = ("Reds", "Blues", "Greens", "Purples", "Oranges", "Greys")
-_LARGEST_AREA = 300.0
+_PIXEL = "red"
+# Within a family, the darker the larger the rate.
+_YELLOWS = LinearSegmentedColormap.from_list("yellows", ["#fff47a", "#ffcc00", "#a87900"])
+_BLUES = LinearSegmentedColormap.from_list("blues", ["#a6d8ff", "#2f86e8", "#082c85"])
 
 
 @torch.no_grad()
-def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tensor, Tensor]]:
+def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tensor, Tensor | None]]:
     r"""What the nodes of the first DGMN layer of a model sample, for each of its rates.
 
     Args:
@@ -31,31 +41,30 @@ def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tens
 
     Returns:
         For each rate the samples, their filters ``[N, G, K]`` and their affinities ``[N, 1, K]``,
-        uniform where none are predicted.
+        or None if the layer predicts none.
 
     Raises:
         ValueError: If the model has no such layer.
     """
     conv, x, grid = capture_input(model, DGMNConv, image)
-    samples = []
-    for message in conv.messages:
-        near, filters, affinity = cast(DynamicMessage, message).predict(x, grid)
-        uniform = torch.full_like(filters[:, :1], 1 / near.num_samples)
-        samples.append((near, filters, uniform if affinity is None else affinity))
-    return samples
+    return [cast(DynamicMessage, message).predict(x, grid) for message in conv.messages]
 
 
 def draw_rates(
     image: Tensor,
-    samples: Sequence[tuple[Neighborhood, Tensor, Tensor]],
+    samples: Sequence[tuple[Neighborhood, Tensor, Tensor | None]],
     rates: Sequence[int],
     pixel: tuple[int, int],
     batch_index: int = 0,
 ) -> Figure:
     r"""Draws the samples of one pixel at every rate over the image.
 
-    Every rate has a colour family. The area of a disc is the affinity of its sample, its shade the
-    size of the filter there, averaged over the groups, in relation to the largest of its rate.
+    As in "Dynamic Graph Message Passing Networks" (CVPR 2020), Figure 4: the pixel is red, the
+    samples are yellow where their filters and blue where their affinities are shown, and every rate
+    has a shade. A panel shows the filters, another the affinities, if there are any. The area of a
+    point is the affinity, or the size of the filter averaged over the groups, in relation to the
+    largest of the panel; the smallest are enlarged, so that they are seen. What lies outside the
+    image is not drawn but counted.
 
     Args:
         image: The image ``[3, H, W]``, uint8.
@@ -65,23 +74,45 @@ def draw_rates(
         batch_index: Which map of the batch belongs to the image.
 
     Raises:
-        ValueError: If the pixel is outside the image.
+        ValueError: If the map does not have two axes or the pixel is outside the image.
     """
-    figure, axes = image_axes(image)
-    for number, ((near, filters, affinity), rate) in enumerate(zip(samples, rates, strict=True)):
-        node, points = pixel_positions(image, near, pixel, batch_index)
-        share = affinity[node].mean(dim=0).float().cpu()
-        size = filters[node].abs().mean(dim=0).float().cpu()
-        shade = 0.35 + 0.65 * size / size.max().clamp(min=torch.finfo(size.dtype).tiny)
-        axes.scatter(
-            points[:, 1],
-            points[:, 0],
-            _LARGEST_AREA * share / share.max(),
-            colormaps[_FAMILIES[number % len(_FAMILIES)]](shade.numpy()),
-            edgecolors="black",
-            linewidths=0.5,
-            label=f"rate {rate}",
+    points, filters, affinities = [], [], []
+    for near, w, alpha in samples:
+        node, positions = pixel_positions(image, near, pixel, batch_index)
+        points.append(positions)
+        filters.append(w[node].detach().abs().mean(dim=0).float().cpu())
+        if alpha is not None:
+            affinities.append(alpha[node].detach().mean(dim=0).float().cpu())
+    families = [("filters", "$|w|$", filters, _YELLOWS)]
+    if affinities:
+        families.append(("affinities", r"$\alpha$", affinities, _BLUES))
+    figure, panels = image_panels([image] * len(families), text_height=0.75)
+    for axes, (name, symbol, weights, colors) in zip(panels, families, strict=True):
+        axes.set_title(f"{name} {symbol}")
+        largest = float(torch.cat(weights).max()) or 1.0
+        shades = colors(torch.linspace(0, 1, len(rates)).numpy())
+        legend = [legend_point("receiving node", _PIXEL, PIXEL_AREA)]
+        for positions, rate, shade in zip(points, rates, shades, strict=True):
+            outside = int(is_outside(image, positions).sum())
+            text = f"rate {rate}, {outside} outside" if outside else f"rate {rate}"
+            legend.append(legend_point(text, shade, PIXEL_AREA))
+        # Small rates are in front: their samples lie close together.
+        drawn = list(zip(points, weights, shades, strict=True))
+        for positions, weight, shade in reversed(drawn):
+            draw_samples(axes, positions, weight / largest, shade)
+        draw_pixel(axes, pixel, _PIXEL)
+        least = largest * LEAST_AREA / FULL_AREA
+        legend += [
+            legend_point(f"{symbol} = {largest / 2:.2g}", "white", FULL_AREA / 2),
+            legend_point(f"{symbol} ≤ {least:.2g}", "white", LEAST_AREA),
+        ]
+        axes.legend(
+            handles=legend,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=4,
+            labelspacing=0.8,
+            fontsize="small",
+            frameon=False,
         )
-    axes.scatter(pixel[1], pixel[0], 120, "yellow", marker="+", linewidths=3)
-    axes.legend(loc="upper right", fontsize="small")
     return figure

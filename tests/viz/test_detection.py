@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from dyngraph.models import mask_rcnn
-from dyngraph.viz import draw_detections, draw_detector_listening
+from dyngraph.viz import draw_detections
 
 PALETTE = torch.tensor([[255, 0, 0], [0, 255, 0]], dtype=torch.uint8)
 
@@ -47,24 +46,3 @@ def test_what_is_unlikely_is_not_drawn():
 def test_an_image_of_another_type_is_named():
     with pytest.raises(ValueError, match=r"^image: expected \[3, H, W\], uint8, got .*float32"):
         draw_detections(grey().float(), objects(), ("cat", "dog"), PALETTE)
-
-
-@pytest.mark.parametrize(
-    ("context", "names"), [(None, []), ("bottleneck_repgraph", ["nodes"]), ("dgmn", ["rates"])]
-)
-@pytest.mark.parametrize("num_boxes", [0, 2])
-def test_what_the_middles_of_boxes_listen_to(context, names, num_boxes):
-    model = mask_rcnn("small", context, context_at="c5", num_classes=2, min_size=64, max_size=96)
-    boxes = torch.tensor([[5.0, 5, 25, 15], [30, 20, 60, 40]])[:num_boxes]
-    figures = dict(draw_detector_listening(model.eval(), torch.rand(3, 40, 60), boxes))
-    assert list(figures) == names
-    for figure in figures.values():
-        (axes,) = figure.axes
-        # The image is resized to 64x96, which needs no padding.
-        assert axes.images[0].get_array().shape == (64, 96, 3)
-        if context == "bottleneck_repgraph":
-            # The samples and two crosses for each pixel.
-            crosses = axes.collections[1::3]
-            middles = [(48, 32)] if num_boxes == 0 else [(24, 16), (72, 48)]
-            found = [tuple(points.get_offsets()[0]) for points in crosses]
-            assert found == middles

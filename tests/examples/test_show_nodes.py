@@ -1,0 +1,56 @@
+"""Pictures of the nodes of a trained segmenter."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dyngraph.models import segmenter
+from dyngraph.train import SegmentationTask
+
+SCRIPT = Path(__file__).parents[2] / "examples/show_nodes.py"
+
+
+def show(folder, context, *options):
+    model = segmenter("small", context, head_channels=8)
+    torch.save({"state_dict": SegmentationTask(model).state_dict()}, folder / "last.ckpt")
+    Image.new("RGB", (96, 64)).save(folder / "image.png")
+    command = [sys.executable, SCRIPT, folder / "image.png", "--backbone", "small"]
+    command += ["--head-channels", "8", "--context", context, "--out", folder / "nodes.png"]
+    command += ["--checkpoint", folder / "last.ckpt", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def colours(path):
+    """Whether there are pixels in the colours of pixels and samples, over a black image."""
+    red, green, blue = np.moveaxis(matplotlib.image.imread(path)[..., :3], 2, 0)
+    return {
+        "blue": bool(((blue > 0.9) & (red < 0.1) & (green < 0.1)).any()),
+        "red": bool(((red > 0.9) & (green < 0.1) & (blue < 0.1)).any()),
+        "yellow": bool(((red > 0.6) & (green > 0.5) & (blue < 0.5 * red)).any()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("context", "found"),
+    [
+        ("repgraph", {"blue": True, "red": True, "yellow": False}),
+        ("dgmn", {"blue": False, "red": True, "yellow": True}),
+    ],
+)
+def test_the_papers_figures(tmp_path, context, found):
+    result = show(tmp_path, context, "--pixels", "32,48", "20,20")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'nodes.png'}\n"
+    assert colours(tmp_path / "nodes.png") == found
+
+
+def test_a_context_without_samples_is_refused(tmp_path):
+    result = show(tmp_path, "nonlocal")
+    assert result.returncode == 2
+    assert "--context: expected one of RepGraph or DGMN, got nonlocal" in result.stderr
