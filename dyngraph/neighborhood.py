@@ -1,16 +1,36 @@
 """The samples of all nodes of a grid, their corners, and the graph that they make."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from dyngraph.grid import Grid
 from dyngraph.ops.corners import Run, corners
 
 PADDING_MODES = ("zeros", "border")
+
+
+class Edges(NamedTuple):
+    r"""The sampled graph: an edge from every corner of every sample to the node that listens to it.
+
+    A layer that gets it, ``conv(x, edges.index, edge_weight=edges.weight,
+    edge_sample=edges.sample)``, computes what it computes on the grid.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # not the method of tuples
+    """Source corner and target node, ``[2, E]``, int64."""
+    weight: Tensor
+    """Interpolation weights ``[E]``."""
+    sample: Tensor
+    """Which of its target's samples each edge belongs to, ``[E]``, int64. Where every group of
+    channels has K samples of its own, sample k of group g is number ``g K + k``."""
 
 
 class Neighborhood:
@@ -29,7 +49,8 @@ class Neighborhood:
 
     Args:
         grid: The sender grid, with M nodes, that positions refer to.
-        pos: ``[N, K, P]``, float32 or float64, the positions in units of sender nodes. Half types
+        pos: ``[N, K, P]``, float32 or float64, the positions in units of sender nodes; or
+            ``[N, G, K, P]`` where each of G groups of channels has samples of its own. Half types
             are refused: a bfloat16 coordinate on a map 129 nodes wide is off by up to 0.12 nodes.
         padding_mode: ``"zeros"``: corners outside the map weigh 0, as in deformable convolution.
             ``"border"``: positions are clamped to the map.
@@ -38,7 +59,7 @@ class Neighborhood:
 
     Raises:
         TypeError: If ``pos`` is not float32 or float64.
-        ValueError: If ``pos`` is not of shape ``[N, K, P]``, if ``padding_mode`` is unknown, the
+        ValueError: If ``pos`` is of another shape, if ``padding_mode`` is unknown, the
             grids have different numbers of maps or axes, or there is no sender node.
     """
 
@@ -57,9 +78,10 @@ class Neighborhood:
                 f"receiver: expected {grid.batch_size} maps with {grid.num_axes} axes, "
                 f"got {receiver.batch_size} with {receiver.num_axes}"
             )
-        if pos.dim() != 3 or (pos.shape[0], pos.shape[2]) != (receiver.num_nodes, grid.num_axes):
+        n, p = receiver.num_nodes, grid.num_axes
+        if pos.dim() not in (3, 4) or (pos.shape[0], pos.shape[-1]) != (n, p):
             raise ValueError(
-                f"pos: expected shape [N, K, P] = [{receiver.num_nodes}, K, {grid.num_axes}], "
+                f"pos: expected shape [N, K, P] = [{n}, K, {p}] or [N, G, K, P], "
                 f"got {list(pos.shape)}"
             )
         if grid.num_nodes == 0 and receiver.num_nodes > 0:
@@ -75,18 +97,27 @@ class Neighborhood:
 
     @property
     def index(self) -> Tensor:
-        r"""The sender node of each corner, ``[N, 2^P, K]``, a plane a corner, int32 or int64."""
+        r"""The sender node of each corner, ``[N, 2^P, K]``, one plane per corner, int32 or int64.
+
+        Here and below, the samples of all groups, G K, stand in the place of K where each group has
+        its own.
+        """
         return self._corners()[0]
 
     @property
     def weight(self) -> Tensor:
-        r"""The interpolation weight of each corner, ``[N, 2^P, K]``, a plane a corner."""
+        r"""The interpolation weight of each corner, ``[N, 2^P, K]``, one plane per corner."""
         return self._corners()[1]
 
     @property
     def num_samples(self) -> int:
-        r"""The number of samples of a node, K."""
-        return self.pos.shape[1]
+        r"""The number of samples of a node (and, where groups have their own, of a group), K."""
+        return self.pos.shape[-2]
+
+    @property
+    def num_groups(self) -> int | None:
+        r"""The number of groups with samples of their own, G, or None where all share theirs."""
+        return self.pos.shape[1] if self.pos.dim() == 4 else None
 
     @property
     def corner_index(self) -> Tensor:
@@ -110,37 +141,121 @@ class Neighborhood:
         pairs = groupby(zip(self.grid.shapes, self.receiver.shapes, strict=True))
         return [Run(len(list(run)), math.prod(own), shape) for (shape, own), run in pairs]
 
-    def edge_index(self) -> tuple[Tensor, Tensor]:
-        r"""The pixel-to-pixel graph: an edge from every corner to the node that listens to it.
+    def edges(self) -> Edges:
+        r"""The sampled graph, pixel to pixel, ordered by node, sample and corner.
+
+        Two samples may share a corner. :func:`torch_geometric.utils.coalesce` sums such duplicates,
+        and with them forgets which sample they belong to.
 
         Returns:
-            The edges ``[2, N * K * 2^P]`` (source corner, target node), ordered by node, sample and
-            corner, and their interpolation weights ``[N * K * 2^P]``. Two samples may share a
-            corner; :func:`torch_geometric.utils.coalesce` sums such duplicates.
+            ``N * K * 2^P`` edges; of samples outside the map some weigh 0.
         """
         source = self.corner_index
-        target = (
-            torch.arange(source.shape[0], device=source.device).view(-1, 1, 1).expand_as(source)
+        num_nodes, num_samples, _ = source.shape
+        target = torch.arange(num_nodes, device=source.device).view(-1, 1, 1)
+        sample = torch.arange(num_samples, device=source.device).view(1, -1, 1)
+        return Edges(
+            torch.stack([source.flatten(), target.expand_as(source).flatten()]),
+            self.corner_weight.flatten(),
+            sample.expand_as(source).flatten(),
         )
-        return torch.stack([source.flatten(), target.flatten()]), self.corner_weight.flatten()
+
+    def edge_index(self) -> tuple[Tensor, Tensor]:
+        r"""The index and the weight of :meth:`edges`, without their samples."""
+        index, weight, _ = self.edges()
+        return index, weight
+
+    def to_graph(self, x: Tensor) -> Data:
+        r"""The sampled graph with node features, as PyG's tools take it.
+
+        Args:
+            x: ``[N, C]``.
+
+        Returns:
+            ``x``, ``pos [N, P]``, ``batch [N]``, ``edge_index [2, E]``, ``edge_weight [E]`` and
+            ``edge_sample [E]``.
+
+        Raises:
+            ValueError: If ``x`` does not have a row for every node, or senders and receivers are
+                not the same nodes.
+        """
+        if self.receiver != self.grid:
+            raise ValueError(
+                f"receiver: expected the senders' grid {self.grid}, got {self.receiver}"
+            )
+        if x.dim() != 2 or x.shape[0] != self.grid.num_nodes:
+            raise ValueError(
+                f"x: expected node features [{self.grid.num_nodes}, C], got shape {list(x.shape)}"
+            )
+        index, weight, sample = self.edges()
+        return Data(
+            x=x,
+            edge_index=index,
+            edge_weight=weight,
+            edge_sample=sample,
+            pos=self.grid.pos,
+            batch=self.grid.batch,
+        )
 
     def corner_alpha(self, alpha: Tensor) -> Tensor:
-        r"""What each edge of :meth:`edge_index` gets of its sample's weight.
+        r"""What each edge of :meth:`edges` gets of its sample's weight.
 
         Args:
             alpha: Weights of the samples ``[N, G, K]``.
 
         Returns:
-            ``[N * K * 2^P, G]``.
+            ``[E, G]``. Where groups have samples of their own, an edge weighs 0 in other groups.
         """
+        if self.num_groups is not None:
+            own = torch.eye(self.num_groups, dtype=alpha.dtype, device=alpha.device)
+            alpha = torch.einsum("ngk,gh->nhgk", alpha, own).flatten(2)
         corner_weight = self.corner_weight.unsqueeze(3)
         return (alpha.transpose(1, 2).unsqueeze(2) * corner_weight).flatten(0, 2)
+
+    def by_group(self) -> Neighborhood:
+        r"""Samples of G groups as those of G times as many maps, one group after the other.
+
+        For features that are split alike, by :func:`~dyngraph.ops.groups.split_groups`.
+
+        Raises:
+            ValueError: If the groups share their samples.
+        """
+        if self.num_groups is None:
+            raise ValueError(f"pos: expected shape [N, G, K, P], got {list(self.pos.shape)}")
+        return Neighborhood(
+            self.grid.repeat(self.num_groups),
+            self.pos.transpose(0, 1).flatten(0, 1),
+            self.padding_mode,
+            self.receiver.repeat(self.num_groups),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Neighborhood]) -> Neighborhood:
+        r"""The samples of several neighborhoods of the same grids, one after the other.
+
+        Raises:
+            ValueError: If there is none, or they differ in grids or padding.
+        """
+        if not parts:
+            raise ValueError("parts: expected at least one neighborhood, got none")
+        first, *others = parts
+        for part in others:
+            same_grids = part.grid is first.grid and part.receiver is first.receiver
+            same_grids = same_grids or (part.grid, part.receiver) == (first.grid, first.receiver)
+            if not same_grids or part.padding_mode != first.padding_mode:
+                raise ValueError(
+                    f"parts: expected the grids and padding of {first} ({first.padding_mode}), "
+                    f"got {part} ({part.padding_mode})"
+                )
+        pos = torch.cat([part.pos for part in parts], dim=-2)
+        return Neighborhood(first.grid, pos, first.padding_mode, first.receiver)
 
     def _corners(self) -> tuple[Tensor, Tensor]:
         """Index and weight of the corners, computed when they are first asked for."""
         if self._kept is not None and not self._misses_gradients(self._kept[1]):
             return self._kept
-        found = corners(self.pos, self.runs, self.padding_mode == "border")
+        pos = self.pos.flatten(1, -2)
+        found = corners(pos, self.runs, self.padding_mode == "border")
         # What a tracer computes from a neighbourhood outside its program is no value to keep.
         if self._is_traced or not torch.compiler.is_compiling():
             self._kept = found

@@ -6,9 +6,13 @@ import reference
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch_geometric.utils import coalesce
+from torch_geometric import transforms as T
+from torch_geometric.data import Batch
+from torch_geometric.loader import NeighborLoader
+from torch_geometric.utils import coalesce, from_networkx, to_networkx
 
-from dyngraph import Grid, Neighborhood, neighborhood
+from dyngraph import Edges, Grid, Neighborhood, neighborhood
+from dyngraph.nn import RepGraphConv
 from dyngraph.ops import interpolate, sampled_attention, scatter_interpolate
 from dyngraph.ops.multilinear import _axis_corners
 
@@ -65,22 +69,165 @@ def test_samples_never_cross_images(num_axes):
 
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
-def test_edge_index_order_and_weights(num_axes):
+def test_edges_are_ordered_by_node_sample_and_corner(num_axes):
     grid = Grid(reference.MIXED_SIZES[num_axes])
     near = Neighborhood(grid, reference.random_positions(grid, 3))
-    edge_index, weight = near.edge_index()
+    edges = near.edges()
     num_edges = grid.num_nodes * 3 * 2**num_axes
-    assert edge_index.shape == (2, num_edges)
-    assert weight.shape == (num_edges,)
-    assert edge_index.dtype == torch.int64
+    assert isinstance(edges, Edges)
+    assert edges.index.shape == (2, num_edges)
+    assert edges.weight.shape == edges.sample.shape == (num_edges,)
+    assert edges.index.dtype == edges.sample.dtype == torch.int64
     edge = 0
     for node in range(grid.num_nodes):
         for sample in range(3):
             for corner in range(2**num_axes):
-                assert edge_index[1, edge] == node
-                assert edge_index[0, edge] == near.corner_index[node, sample, corner]
-                assert weight[edge] == near.corner_weight[node, sample, corner]
+                assert edges.index[1, edge] == node
+                assert edges.index[0, edge] == near.corner_index[node, sample, corner]
+                assert edges.weight[edge] == near.corner_weight[node, sample, corner]
+                assert edges.sample[edge] == sample
                 edge += 1
+    index, weight = near.edge_index()
+    assert torch.equal(index, edges.index)
+    assert torch.equal(weight, edges.weight)
+
+
+# --- the graph in PyG's tools -------------------------------------------------------------------
+
+
+def sampled_graph(num_samples=2):
+    grid = Grid([[3, 4], [2, 2]])
+    near = Neighborhood(grid, reference.random_positions(grid, num_samples))
+    return near, near.to_graph(torch.randn(16, 5))
+
+
+def test_a_graph_of_the_samples():
+    near, graph = sampled_graph()
+    assert graph.validate()
+    assert graph.num_nodes == 16
+    assert graph.num_edges == 16 * 2 * 4
+    for name, part in zip(("edge_index", "edge_weight", "edge_sample"), near.edges(), strict=True):
+        assert torch.equal(graph[name], part)
+        assert graph.is_edge_attr(name)
+    assert torch.equal(graph.pos, near.grid.pos)
+    assert torch.equal(graph.batch, near.grid.batch)
+    # Interpolation, by nothing but the graph.
+    x = torch.zeros(16 * 2, 5)
+    at = graph.edge_index[1] * 2 + graph.edge_sample
+    x.index_add_(0, at, graph.edge_weight.unsqueeze(1) * graph.x[graph.edge_index[0]])
+    torch.testing.assert_close(x.view(16, 2, 5), interpolate(graph.x, near))
+
+
+def test_pygs_tools_take_the_graph():
+    _, graph = sampled_graph()
+    # Each of PyG's functions keeps what an edge carries beside the edge.
+    want = {
+        (int(j), int(i), int(k)): float(w)
+        for (j, i), w, k in zip(
+            graph.edge_index.t(), graph.edge_weight, graph.edge_sample, strict=True
+        )
+        if w != 0
+    }
+
+    drawn = to_networkx(graph, edge_attrs=["edge_weight", "edge_sample"], to_multi=True)
+    assert drawn.number_of_edges() == graph.num_edges
+    got = {
+        (j, i, edge["edge_sample"]): edge["edge_weight"]
+        for j, i, edge in drawn.edges(data=True)
+        if edge["edge_weight"] != 0
+    }
+    assert got == pytest.approx(want)
+
+    again = from_networkx(drawn)
+    assert again.num_edges == graph.num_edges
+
+    moved = T.Compose([T.ToUndirected(reduce="max"), T.AddSelfLoops("edge_weight")])(graph.clone())
+    assert moved.is_undirected()
+
+    part = graph.subgraph(graph.batch == 1)
+    assert part.num_nodes == 4
+    inside = graph.batch[graph.edge_index[1]] == 1
+    assert torch.equal(part.edge_weight, graph.edge_weight[inside])
+    assert torch.equal(part.edge_sample, graph.edge_sample[inside])
+
+    both = Batch.from_data_list([part, part])
+    assert torch.equal(both.edge_sample, part.edge_sample.repeat(2))
+
+
+def test_the_neighbor_loader_takes_the_graph():
+    pytest.importorskip("torch_sparse")
+    near, graph = sampled_graph()
+    loader = NeighborLoader(graph, num_neighbors=[-1], batch_size=5, input_nodes=graph.batch == 0)
+    conv = RepGraphConv(5, 3, num_samples=2)
+    want = conv(graph.x, *near.edges())
+    seen = 0
+    for batch in loader:
+        out = conv(batch.x, batch.edge_index, batch.edge_weight, batch.edge_sample)
+        seeds = batch.n_id[: batch.batch_size]
+        torch.testing.assert_close(out[: batch.batch_size], want[seeds])
+        seen += batch.batch_size
+    assert seen == 12
+
+
+def test_a_graph_has_senders_that_listen():
+    sender, receiver = Grid([[2, 2]]), Grid([[1, 3]])
+    near = Neighborhood(sender, torch.zeros(3, 1, 2), receiver=receiver)
+    with pytest.raises(ValueError, match=r"^receiver: expected the senders' grid"):
+        near.to_graph(torch.zeros(4, 2))
+    near = Neighborhood(sender, torch.zeros(4, 1, 2))
+    with pytest.raises(ValueError, match=r"^x: expected node features \[4, C\]"):
+        near.to_graph(torch.zeros(3, 2))
+
+
+# --- groups with samples of their own, and several neighborhoods --------------------------------
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+@pytest.mark.parametrize("num_axes", [1, 2, 3])
+def test_samples_of_groups(num_axes, padding_mode):
+    grid = Grid(reference.MIXED_SIZES[num_axes])
+    parts = [Neighborhood(grid, reference.random_positions(grid, 3), padding_mode) for _ in "ab"]
+    near = Neighborhood(grid, torch.stack([part.pos for part in parts], dim=1), padding_mode)
+    assert (near.num_samples, near.num_groups, parts[0].num_groups) == (3, 2, None)
+    # Sample k of group g is number 3 g + k.
+    for group, part in enumerate(parts):
+        mine = near.edges().sample // 3 == group
+        assert torch.equal(near.edges().index[:, mine], part.edges().index)
+        assert torch.equal(near.edges().weight[mine], part.edges().weight)
+        assert torch.equal(near.edges().sample[mine] % 3, part.edges().sample)
+    by_group = near.by_group()
+    assert by_group.grid == grid.repeat(2)
+    assert by_group.padding_mode == padding_mode
+    assert torch.equal(by_group.pos, torch.cat([part.pos for part in parts]))
+    alpha = torch.randn(grid.num_nodes, 2, 3)
+    spread = near.corner_alpha(alpha)
+    for group, part in enumerate(parts):
+        mine = near.edges().sample // 3 == group
+        want = part.corner_alpha(alpha[:, group : group + 1])
+        torch.testing.assert_close(spread[mine, group], want[:, 0])
+        assert not spread[mine, 1 - group].any()
+
+
+def test_neighborhoods_side_by_side():
+    grid = Grid([[3, 4], [2, 2]])
+    first, second = (Neighborhood(grid, reference.random_positions(grid, k)) for k in (2, 3))
+    near = Neighborhood.cat([first, second])
+    assert torch.equal(near.pos, torch.cat([first.pos, second.pos], dim=1))
+    second_edges = near.edges().sample >= 2
+    assert torch.equal(near.edges().index[:, second_edges], second.edges().index)
+    with pytest.raises(ValueError, match=r"^parts: expected at least one"):
+        Neighborhood.cat([])
+    for other in (
+        Neighborhood(grid, second.pos, "border"),
+        Neighborhood(Grid([[2, 2], [3, 4]]), second.pos),
+    ):
+        with pytest.raises(ValueError, match=r"^parts: expected the grids and padding of"):
+            Neighborhood.cat([first, other])
+    with pytest.raises(ValueError, match=r"^pos: expected shape \[N, G, K, P\]"):
+        first.by_group()
+
+
+# --- weights ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_axes", [1, 2, 3])

@@ -1,54 +1,39 @@
-"""The ``"pyg"`` backend: materialised edges and ``propagate``, the reference for the others."""
+"""The operators on materialised edges, summed by PyG's ``scatter``: the backend ``"pyg"``.
+
+The reference for the others, made of standard operators. On a grid, layers with this backend pass
+their messages along the same edges by their own ``propagate`` instead.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch_geometric.nn import MessagePassing
+from torch_geometric.utils import scatter
 
 if TYPE_CHECKING:
     from dyngraph.neighborhood import Neighborhood
 
 
-class EdgeSum(MessagePassing):
-    r"""The weighted sum :math:`\mathbf{y}_i = \sum_j w_{j,i} \, \mathbf{x}_j` over given edges."""
-
-    def __init__(self) -> None:
-        super().__init__(aggr="add", node_dim=0)
-
-    def forward(
-        self, x: Tensor, edge_index: Tensor, weight: Tensor, size: tuple[int, int]
-    ) -> Tensor:
-        # propagate_type: (x: Tensor, weight: Tensor)
-        return self.propagate(edge_index, x=x, weight=weight, size=size)
-
-    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
-        return weight * x_j
-
-
-def _sample_edges(near: Neighborhood) -> Tensor:
-    """Edges from each corner to its sample (number n K + k for node n), ``[2, N * K * 2^P]``."""
-    source = near.corner_index
-    num_samples = source.shape[0] * source.shape[1]
-    target = torch.arange(num_samples, device=source.device).repeat_interleave(source.shape[2])
-    return torch.stack([source.flatten(), target])
+def _edges(near: Neighborhood, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Source, target, number of the sample (n K + k for node n) and weight of each edge."""
+    (source, target), _, sample = near.edges()
+    sample = target * near.num_samples + sample
+    return source, target, sample, weight.transpose(1, 2).flatten()
 
 
 def interpolate(x: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
     num_nodes, _, num_samples = weight.shape
-    edge_weight = weight.transpose(1, 2).reshape(-1, 1)
-    size = (x.shape[0], num_nodes * num_samples)
-    out = EdgeSum()((x, None), _sample_edges(near), edge_weight, size)
+    source, _, sample, edge_weight = _edges(near, weight)
+    messages = edge_weight.unsqueeze(1) * x[source]
+    out = scatter(messages, sample, dim=0, dim_size=num_nodes * num_samples, reduce="sum")
     return out.view(num_nodes, num_samples, x.shape[1])
 
 
 def scatter_interpolate(values: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
-    edge_weight = weight.transpose(1, 2).reshape(-1, 1)
-    samples = values.flatten(0, 1)
-    size = (samples.shape[0], near.grid.num_nodes)
-    return EdgeSum()((samples, None), _sample_edges(near).flip(0), edge_weight, size)
+    source, _, sample, edge_weight = _edges(near, weight)
+    messages = edge_weight.unsqueeze(1) * values.flatten(0, 1)[sample]
+    return scatter(messages, source, dim=0, dim_size=near.grid.num_nodes, reduce="sum")
 
 
 def sampled_score(
@@ -60,13 +45,11 @@ def sampled_score(
 
 
 def sampled_sum(attention: Tensor, value: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:
-    edge_index, _ = near.edge_index()
-    groups = attention.shape[1]
-    corner_weight = attention.unsqueeze(1) * weight.unsqueeze(2)
-    edge_weight = corner_weight.permute(0, 3, 1, 2).reshape(-1, groups, 1)
-    x = value.unflatten(1, (groups, -1))
-    size = (value.shape[0], attention.shape[0])
-    return EdgeSum()((x, None), edge_index, edge_weight, size).flatten(1)
+    source, target, sample, edge_weight = _edges(near, weight)
+    num_nodes, groups, _ = attention.shape
+    alpha = attention.transpose(1, 2).flatten(0, 1)[sample] * edge_weight.unsqueeze(1)
+    messages = alpha.unsqueeze(2) * value.unflatten(1, (groups, -1))[source]
+    return scatter(messages, target, dim=0, dim_size=num_nodes, reduce="sum").flatten(1)
 
 
 def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood, weight: Tensor) -> Tensor:

@@ -3,6 +3,9 @@ r"""Sampling and message passing on a :class:`~dyngraph.Neighborhood`.
 Two primitives carry everything, and each is the other's gradient: :func:`sampled_score` (dot
 products with interpolated keys) and :func:`sampled_sum` (weighted sums of interpolated values).
 
+Where each group of channels has samples of its own (``pos [N, G, K, P]``), groups are computed as
+maps of their own.
+
 Sums over features of a half type are computed in float32 and returned in their own type. Positions
 and interpolation weights are never rounded to a half type.
 """
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from dyngraph.ops import pyg_backend
 from dyngraph.ops.backend import accumulator, resolve_backend
+from dyngraph.ops.groups import join_groups, split_groups
 from dyngraph.ops.operator_backend import OperatorBackend
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ _BACKENDS: dict[str, ModuleType | OperatorBackend] = {
 def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
     r"""Multilinear interpolation of node features at the samples, ``[M, C] -> [N, K, C]``.
 
+    Where each group has samples of its own, ``[M, C] -> [N, G, K, C / G]``.
+
     Equal to :func:`torch.nn.functional.grid_sample` with ``align_corners=True``, in units of nodes.
 
     Args:
@@ -43,6 +49,10 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
         ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
     """
     _check_table("x", x, near)
+    if (groups := near.num_groups) is not None:
+        _check_groups(groups, x.shape[1])
+        samples = interpolate(split_groups(x, groups), near.by_group(), backend=backend)
+        return samples.unflatten(0, (groups, -1)).transpose(0, 1)
     run, x_ = _prepare(backend, x)
     return run.interpolate(x_, near, _corner_weight(near, x_)).to(x.dtype)
 
@@ -50,19 +60,27 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
 def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
     r"""Adjoint of :func:`interpolate`: spreads samples to their corners, ``[N, K, C] -> [M, C]``.
 
+    Where each group has samples of its own, ``[N, G, K, C / G] -> [M, C]``.
+
     Args:
-        values: Features of the samples ``[N, K, C]``.
+        values: Features of the samples ``[N, K, C]``, or ``[N, G, K, C / G]``.
         near: The samples of N nodes.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
-        ValueError: If ``values`` is not of shape ``[N, K, C]``, or ``backend`` is unknown.
+        ValueError: If ``values`` is of another shape, or ``backend`` is unknown.
     """
-    if values.dim() != 3 or values.shape[:2] != near.pos.shape[:2]:
-        n, k = near.pos.shape[:2]
+    if values.dim() != near.pos.dim() or values.shape[:-1] != near.pos.shape[:-1]:
+        names = "[N, K, C]" if near.num_groups is None else "[N, G, K, C / G]"
+        shape = [*near.pos.shape[:-1], "C"]
         raise ValueError(
-            f"values: expected shape [N, K, C] = [{n}, {k}, C], got {list(values.shape)}"
+            f"values: expected shape {names} = [{', '.join(map(str, shape))}], "
+            f"got {list(values.shape)}"
         )
+    if near.num_groups is not None:
+        by_group = values.transpose(0, 1).flatten(0, 1)
+        spread = scatter_interpolate(by_group, near.by_group(), backend=backend)
+        return join_groups(spread, near.num_groups)
     run, values_ = _prepare(backend, values)
     weight = _corner_weight(near, values_)
     return run.scatter_interpolate(values_, near, weight).to(values.dtype)
@@ -92,7 +110,11 @@ def sampled_score(
     _check_query(query, near)
     _check_table("key", key, near)
     _check_channels(query, key)
-    _check_groups(groups, key.shape[1])
+    _check_groups(groups, key.shape[1], near)
+    if near.num_groups is not None:
+        query_, key_ = (split_groups(x, groups) for x in (query, key))
+        score = sampled_score(query_, key_, near.by_group(), backend=backend)
+        return score.unflatten(0, (groups, -1)).squeeze(2).transpose(0, 1)
     run, query_, key_ = _prepare(backend, query, key)
     weight = _corner_weight(near, key_)
     return run.sampled_score(query_, key_, near, weight, groups).to(query.dtype)
@@ -118,13 +140,18 @@ def sampled_sum(
     Raises:
         ValueError: If shapes don't fit, or ``backend`` is unknown.
     """
-    n, k = near.pos.shape[:2]
+    n, k = near.pos.shape[0], near.num_samples
     if weight.dim() != 3 or (weight.shape[0], weight.shape[2]) != (n, k):
         raise ValueError(
             f"weight: expected shape [N, G, K] = [{n}, G, {k}], got {list(weight.shape)}"
         )
     _check_table("value", value, near)
-    _check_groups(weight.shape[1], value.shape[1])
+    groups = weight.shape[1]
+    _check_groups(groups, value.shape[1], near)
+    if near.num_groups is not None:
+        by_group = weight.transpose(0, 1).flatten(0, 1).unsqueeze(1)
+        value_ = split_groups(value, groups)
+        return join_groups(sampled_sum(by_group, value_, near.by_group(), backend=backend), groups)
     run, value_ = _prepare(backend, value)
     corner_weight = _corner_weight(near, value_)
     weight = weight.to(corner_weight.dtype)
@@ -143,7 +170,7 @@ def sampled_convolution(
         x: Sender features ``[M, C]``.
         filters: The matrices :math:`W_k`, ``[O, C, K]``: the weights of a convolution with O
             outputs, flattened over the kernel.
-        near: The samples of N nodes.
+        near: The samples of N nodes, shared by all channels.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
@@ -153,6 +180,8 @@ def sampled_convolution(
         ValueError: If shapes don't fit, or ``backend`` is unknown.
     """
     _check_table("x", x, near)
+    if near.num_groups is not None:
+        raise ValueError(f"near: expected positions [N, K, P], got {list(near.pos.shape)}")
     expected = [x.shape[1], near.num_samples]
     if filters.dim() != 3 or list(filters.shape[1:]) != expected:
         raise ValueError(
@@ -210,11 +239,26 @@ def sampled_attention(
     _check_table("key", key, near)
     _check_table("value", value, near)
     _check_channels(query, key)
-    _check_groups(groups, key.shape[1])
+    _check_groups(groups, key.shape[1], near)
     _check_groups(groups, value.shape[1])
     shape = [near.pos.shape[0], groups, near.num_samples]
     if bias is not None and list(bias.shape) != shape:
         raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
+    if near.num_groups is not None:
+        query_, key_ = (split_groups(x, groups) for x in (query, key))
+        out, alpha = sampled_attention(
+            query_,
+            key_,
+            key_ if value is key else split_groups(value, groups),
+            near.by_group(),
+            scale=scale,
+            bias=None if bias is None else bias.transpose(0, 1).flatten(0, 1).unsqueeze(1),
+            return_weights=True,
+            recompute=recompute,
+            backend=backend,
+        )
+        out, alpha = join_groups(out, groups), alpha.unflatten(0, (groups, -1)).squeeze(2)
+        return (out, alpha.transpose(0, 1)) if return_weights else out
     run, query_, key_, value_ = _prepare(backend, query, key, value)
     out, alpha = run.sampled_attention(
         query_,
@@ -268,6 +312,8 @@ def _check_channels(query: Tensor, key: Tensor) -> None:
         )
 
 
-def _check_groups(groups: int, channels: int) -> None:
+def _check_groups(groups: int, channels: int, near: Neighborhood | None = None) -> None:
     if groups < 1 or channels % groups:
         raise ValueError(f"groups: expected a divisor of {channels} channels, got {groups}")
+    if near is not None and near.num_groups not in (None, groups):
+        raise ValueError(f"groups: expected {near.num_groups}, as near has, got {groups}")

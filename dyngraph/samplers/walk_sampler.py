@@ -22,7 +22,7 @@ class WalkSampler(DilatedSampler):
         \mathbf{p}_{i,k} = \mathbf{pos}_i + \rho \, \mathbf{tap}_k + \Delta_k(\mathbf{x})_i
 
     From "Dynamic Graph Message Passing Networks" (CVPR 2020), Sect. 3.2 (DS). The walk Δ is
-    predicted by a convolution that is dilated by the rate like the taps. Its weights start at zero,
+    predicted by a convolution that is dilated by the rate like the taps (Eq. 4). It starts at zero,
     so that the samples start at the taps. It computes in at least float32 under any autocast.
 
     Args:
@@ -30,6 +30,7 @@ class WalkSampler(DilatedSampler):
         rate: The sampling rate ρ.
         kernel_size: The length of the kernel along each axis, odd.
         num_axes: P, the number of spatial axes.
+        bias: Whether the convolution has the bias of Eq. 4. The released code has none.
 
     Raises:
         ValueError: If ``rate`` is not positive, ``kernel_size`` is not odd or ``num_axes`` is not
@@ -37,7 +38,12 @@ class WalkSampler(DilatedSampler):
     """
 
     def __init__(
-        self, in_channels: int, rate: int = 1, kernel_size: int = 3, num_axes: int = 2
+        self,
+        in_channels: int,
+        rate: int = 1,
+        kernel_size: int = 3,
+        num_axes: int = 2,
+        bias: bool = False,
     ) -> None:
         if rate < 1:
             raise ValueError(f"rate: expected a positive number, got {rate}")
@@ -48,13 +54,15 @@ class WalkSampler(DilatedSampler):
             kernel_size,
             padding=rate * (kernel_size // 2),
             dilation=rate,
-            bias=False,
+            bias=bias,
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         r"""Sets the walks to zero."""
         nn.init.zeros_(self.walk.weight)
+        if self.walk.bias is not None:
+            nn.init.zeros_(self.walk.bias)
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
         taps = super().forward(x, grid)
@@ -72,5 +80,6 @@ class WalkSampler(DilatedSampler):
         if maps.numel() == 0:
             return maps.new_zeros(len(maps), self.walk.out_channels, *maps.shape[2:])
         weight = self.walk.weight.to(maps.dtype)
+        bias = None if self.walk.bias is None else self.walk.bias.to(maps.dtype)
         conv = _CONV_FUNCTION[self.num_axes]
-        return conv(maps, weight, padding=self.walk.padding, dilation=self.walk.dilation)
+        return conv(maps, weight, bias, padding=self.walk.padding, dilation=self.walk.dilation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from matplotlib.colors import LinearSegmentedColormap
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn import DGMNConv
-from dyngraph.nn.conv import DynamicMessage
 from dyngraph.viz.capture import capture_input
 from dyngraph.viz.nodes import is_outside, pixel_positions
 from dyngraph.viz.panels import image_panels
@@ -47,7 +46,7 @@ def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tens
         ValueError: If the model has no such layer.
     """
     conv, x, grid = capture_input(model, DGMNConv, image)
-    return [cast(DynamicMessage, message).predict(x, grid) for message in conv.messages]
+    return [message.predict(x, grid) for message in conv.messages]
 
 
 def draw_rates(

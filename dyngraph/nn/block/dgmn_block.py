@@ -33,6 +33,7 @@ class DGMNBlock(FeatureMapBlock):
         activation: σ, a function on node features. Defaults to the identity.
         legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
             as the released code does by mistake.
+        bias: Whether walks and predictions have biases.
         backend: The backend of the operators.
 
     Raises:
@@ -58,6 +59,7 @@ class DGMNBlock(FeatureMapBlock):
         num_axes: int = 2,
         activation: Callable[[Tensor], Tensor] | None = None,
         legacy_affinity: bool = False,
+        bias: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__(in_channels, in_channels)
@@ -74,6 +76,7 @@ class DGMNBlock(FeatureMapBlock):
             num_axes,
             activation,
             legacy_affinity=legacy_affinity,
+            bias=bias,
             backend=backend,
         )
 

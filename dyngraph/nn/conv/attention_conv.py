@@ -1,27 +1,35 @@
 from abc import abstractmethod
 from typing import Optional, Tuple, Union
 
-import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-from torch_geometric.typing import Adj, PairTensor, SparseTensor
-from torch_geometric.utils import is_torch_sparse_tensor, softmax
-from torch_geometric.utils.sparse import set_sparse_value
+from torch_geometric.typing import Adj, OptTensor, PairTensor
+from torch_geometric.utils import scatter, softmax
 
 from dyngraph.grid import Grid
+from dyngraph.nn.conv.given_edges import (
+    check_edges,
+    check_rows,
+    check_samples,
+    sum_messages,
+    with_attention,
+)
 from dyngraph.nn.node_linear import NodeLinear
+from dyngraph.ops.backend import accumulator
 
 
 class AttentionConv(MessagePassing):
-    r"""Dot-product attention over a neighborhood :math:`\mathcal{N}(i)` that a subclass chooses.
+    r"""Dot-product attention of each node over K samples that a subclass chooses.
 
     .. math::
-        \tilde{\mathbf{x}}_i = \sum_{j \in \mathcal{N}(i)} \mathrm{softmax}_j \big(
-        \theta(\mathbf{x}_i) \cdot \phi(\mathbf{x}_j) \big) \, g(\mathbf{x}_j)
+        \tilde{\mathbf{x}}_i = \sum_k \mathrm{softmax}_k \big( \theta(\mathbf{x}_i) \cdot
+        \phi(\mathbf{x})(\mathbf{p}_{i,k}) \big) \, g(\mathbf{x})(\mathbf{p}_{i,k}), \qquad
+        \mathbf{f}(\mathbf{p}_{i,k}) = \sum_{(j,i) \in k} \omega_{j,i} \, \mathbf{f}_j
 
-    On a :class:`~dyngraph.Grid` the subclass chooses the nodes; on an explicit :obj:`edge_index`
-    the same weights attend over the given edges. Scores are not divided by
-    :math:`\sqrt{\mathrm{channels}}`.
+    On a :class:`~dyngraph.Grid` the subclass chooses positions :math:`\mathbf{p}`. On an explicit
+    :obj:`edge_index` the same weights attend along the given edges: edges of the same target and
+    :obj:`edge_sample` are one sample, interpolated with :obj:`edge_weight` :math:`\omega`. Scores
+    are not divided by :math:`\sqrt{\mathrm{channels}}`.
 
     Args:
         in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
@@ -34,7 +42,7 @@ class AttentionConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``groups`` does not divide the channels.
+        ValueError: If ``groups`` does not divide the channels, or ``aggr`` is not the sum.
     """
 
     def __init__(
@@ -45,8 +53,7 @@ class AttentionConv(MessagePassing):
         bias: bool = True,
         **kwargs,
     ):
-        kwargs.setdefault("aggr", "add")
-        super().__init__(node_dim=0, **kwargs)
+        super().__init__(node_dim=0, **sum_messages(kwargs))
         if isinstance(in_channels, int):
             in_channels = (in_channels, in_channels)
         source_channels, target_channels = in_channels
@@ -82,6 +89,10 @@ class AttentionConv(MessagePassing):
     ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
         r"""Attention on a grid, and its edges with their attention if ``return_edges``."""
 
+    def num_edge_samples(self, edge_sample: Tensor) -> int:
+        r"""How many samples a target's edges are numbered through."""
+        return int(edge_sample.max()) + 1 if edge_sample.numel() else 0
+
     def queries_keys_values(self, x: PairTensor) -> Tuple[Tensor, Tensor, Tensor]:
         r""":math:`\theta`, :math:`\phi` and :math:`g` of ``(x_src, x_dst)``."""
         if not self.project:
@@ -92,6 +103,8 @@ class AttentionConv(MessagePassing):
         self,
         x: Union[Tensor, PairTensor],
         edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
         return_attention_weights: Optional[bool] = None,
     ):
         r"""Runs the layer.
@@ -100,56 +113,138 @@ class AttentionConv(MessagePassing):
             x: Node features ``[N, C]``, or ``(x_src, x_dst)``.
             edge_index: The grid of the nodes, or any graph: ``[2, E]``,
                 :class:`~torch_geometric.EdgeIndex`, :obj:`SparseTensor` or a sparse tensor.
-            return_attention_weights: Whether to return ``(edge_index, alpha [E, G])`` too. On a
-                grid, a sample's attention is spread over its corners.
+            edge_weight: The interpolation weight of each edge ``[E]``. Defaults to the values of a
+                sparse matrix, else to 1.
+            edge_sample: Which of its target's samples each edge belongs to, ``[E]``, as in
+                :class:`~dyngraph.Edges`. A sample without edges reads 0, like one outside the map.
+                By default each edge is a sample.
+            return_attention_weights: Whether to return ``(edge_index, alpha [E, G])`` too, where a
+                sample's attention is spread over its edges by their weights.
 
         Returns:
             ``[N, hidden_channels]``.
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
-            ValueError: If ``x`` does not fit the layer or the grid, or an edge no node.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, or its weight
+                or sample no edge.
         """
         x = (x, x) if isinstance(x, Tensor) else x
-        self._check_channels(x)
+        self.check_channels(x)
         if isinstance(edge_index, Grid):
-            _check_rows(x, edge_index)
+            check_rows(x, edge_index, edge_weight, edge_sample)
             out, edges = self.attend(x, edge_index, bool(return_attention_weights))
-            return (out, edges) if return_attention_weights else out
+        else:
+            out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample)
+            edges = with_attention(edge_index, alpha)
+        return (out, edges) if return_attention_weights else out
 
-        _check_edge_index(edge_index, x)
+    def attend_along(
+        self,
+        x: PairTensor,
+        edge_index: Adj,
+        edge_weight: OptTensor,
+        edge_sample: OptTensor,
+        bias: OptTensor = None,
+    ) -> Tuple[Tensor, Tensor]:
+        r"""Attention along the edges of a given graph.
+
+        Args:
+            x: ``(x_src, x_dst)``.
+            edge_index: The graph.
+            edge_weight: ``[E]`` or None.
+            edge_sample: ``[E]`` or None.
+            bias: ``[N, G, K]``, added to the scores, or None.
+
+        Returns:
+            The output, and of each edge its part of its sample's attention ``[E, G]``.
+        """
+        edge_weight = check_edges(edge_index, x, edge_weight, edge_sample)
+        num_samples = 0
+        if edge_sample is not None:
+            num_samples = self.num_edge_samples(edge_sample)
+            check_samples(edge_sample, num_samples)
+        parts = self.queries_keys_values(x)
+        out, alpha = self.pass_messages(
+            parts, edge_index, edge_weight, edge_sample, num_samples, bias
+        )
+        return out, alpha if edge_weight is None else edge_weight.unsqueeze(-1) * alpha
+
+    def pass_messages(
+        self,
+        queries_keys_values: Tuple[Tensor, Tensor, Tensor],
+        edge_index: Adj,
+        edge_weight: OptTensor,
+        edge_sample: OptTensor,
+        num_samples: int,
+        bias: OptTensor = None,
+    ) -> Tuple[Tensor, Tensor]:
+        r"""Attention along edges.
+
+        Args:
+            queries_keys_values: ``[N, C]``, ``[M, C]`` and ``[M, C']``.
+            edge_index: The graph.
+            edge_weight: ``[E]`` or None.
+            edge_sample: ``[E]`` or None.
+            num_samples: K, how many samples ``edge_sample`` counts; 0 without it.
+            bias: ``[N, G, K]``, added to the scores, or None.
+
+        Returns:
+            ``[N, C']``, and of each edge the attention of its sample ``[E, G]``.
+        """
         query, key, value = (
-            part.unflatten(1, (self.groups, -1)) for part in self.queries_keys_values(x)
+            part.to(accumulator(part.dtype)).unflatten(1, (self.groups, -1))
+            for part in queries_keys_values
         )
-        # edge_updater_type: (query: Tensor, key: Tensor)
-        alpha = self.edge_updater(edge_index, query=query, key=key)
-        # propagate_type: (value: Tensor, alpha: Tensor)
+        size = (key.size(0), query.size(0))
+        # edge_updater_type: (query: Tensor, key: Tensor, bias: OptTensor, edge_weight: OptTensor, edge_sample: OptTensor, num_samples: int)  # noqa: E501
+        alpha = self.edge_updater(
+            edge_index,
+            query=query,
+            key=key,
+            bias=bias,
+            edge_weight=edge_weight,
+            edge_sample=edge_sample,
+            num_samples=num_samples,
+            size=size,
+        )
+        # propagate_type: (value: Tensor, alpha: Tensor, edge_weight: OptTensor)
         out = self.propagate(
-            edge_index, value=value, alpha=alpha, size=(x[0].size(0), x[1].size(0))
+            edge_index, value=value, alpha=alpha, edge_weight=edge_weight, size=size
         )
-        out = out.flatten(1)
-        if not return_attention_weights:
-            return out
-        if isinstance(edge_index, SparseTensor):
-            return out, edge_index.set_value(alpha, layout="coo")
-        if is_torch_sparse_tensor(edge_index):
-            return out, (set_sparse_value(edge_index, alpha), alpha)
-        return out, (edge_index, alpha)
+        return out.flatten(1).to(queries_keys_values[2].dtype), alpha
 
     def edge_update(
         self,
         query_i: Tensor,
         key_j: Tensor,
+        bias: OptTensor,
+        edge_weight: OptTensor,
+        edge_sample: OptTensor,
+        num_samples: int,
         index: Tensor,
-        ptr: Optional[Tensor],
-        dim_size: Optional[int],
+        ptr: OptTensor,
+        dim_size: int,
     ) -> Tensor:
-        return softmax((query_i * key_j).sum(dim=-1), index, ptr, dim_size)
+        score = (query_i * key_j).sum(dim=-1)
+        if edge_weight is not None:
+            score = edge_weight.unsqueeze(-1) * score
+        if edge_sample is None:
+            return softmax(score, index, ptr, dim_size)
+        # The score of a sample is the interpolation of its corners' scores.
+        sample = index * num_samples + edge_sample
+        score = scatter(score, sample, dim=0, dim_size=dim_size * num_samples, reduce="sum")
+        score = score.view(dim_size, num_samples, self.groups)
+        if bias is not None:
+            score = score + bias.transpose(1, 2)
+        return score.softmax(dim=1).flatten(0, 1)[sample]
 
-    def message(self, value_j: Tensor, alpha: Tensor) -> Tensor:
+    def message(self, value_j: Tensor, alpha: Tensor, edge_weight: OptTensor) -> Tensor:
+        alpha = alpha if edge_weight is None else edge_weight.unsqueeze(-1) * alpha
         return alpha.unsqueeze(-1) * value_j
 
-    def _check_channels(self, x: PairTensor) -> None:
+    def check_channels(self, x: PairTensor) -> None:
+        r"""Raises an error unless ``x`` are node features of the layer's channels."""
         expected = self.in_channels
         if isinstance(expected, int):
             expected = (expected, expected)
@@ -172,34 +267,3 @@ class AttentionConv(MessagePassing):
     def __repr__(self) -> str:
         groups = f", groups={self.groups}" if self.groups > 1 else ""
         return f"{self.__class__.__name__}({self.in_channels}, {self.out_channels}{groups})"
-
-
-def _check_rows(x: PairTensor, grid: Grid) -> None:
-    for part in x:
-        if part.size(0) != grid.num_nodes:
-            raise ValueError(
-                f"x: expected a row for each of the {grid.num_nodes} nodes of {grid}, "
-                f"got shape {list(part.shape)}"
-            )
-
-
-def _check_edge_index(edge_index: Adj, x: PairTensor) -> None:
-    if not isinstance(edge_index, (Tensor, SparseTensor)):
-        raise TypeError(
-            f"edge_index: expected a Grid, edges [2, E] or a sparse tensor, "
-            f"got {type(edge_index).__name__}"
-        )
-    if isinstance(edge_index, SparseTensor) or is_torch_sparse_tensor(edge_index):
-        return
-    # On an accelerator the check would wait for the device, and its kernels check by themselves.
-    if torch.compiler.is_compiling() or edge_index.device.type != "cpu" or edge_index.numel() == 0:
-        return
-    if edge_index.dim() != 2:
-        return
-    for name, row, part in zip(("source", "target"), edge_index, x):
-        low, high = row.min().item(), row.max().item()
-        if low < 0 or high >= part.size(0):
-            raise ValueError(
-                f"edge_index: expected {name} nodes in [0, {part.size(0)}), "
-                f"got nodes from {low} to {high}"
-            )

@@ -1,16 +1,20 @@
 from typing import Optional, Tuple, Union
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn.inits import reset
-from torch_geometric.typing import Adj, PairTensor
+from torch_geometric.typing import Adj, OptTensor, PairTensor
+from torch_geometric.utils import scatter
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.conv.given_edges import check_rows, with_attention
 from dyngraph.nn.node_linear import TransformerLinear
 from dyngraph.nn.relative_position import RelativePosition
 from dyngraph.ops import sampled_attention
+from dyngraph.ops.backend import resolve_backend
+from dyngraph.ops.groups import split_groups
 from dyngraph.samplers import LinearWalkSampler, Sampler
 
 
@@ -29,8 +33,9 @@ class DGMN2Conv(AttentionConv):
     :class:`~dyngraph.nn.relative_position.RelativePosition`. The heads' results are projected once
     more. Weights have the names of the released ones.
 
-    On an explicit :obj:`edge_index` the same heads attend over the given edges, by their scaled dot
-    products alone: walks and relative positions belong to grids.
+    On an explicit :obj:`edge_index` the same heads attend along the given edges. Sample k of head g
+    is the :obj:`edge_sample` number ``g K + k``; without samples, all heads attend over all edges.
+    Relative positions need to know the grid of the nodes, and count where it is given.
 
     Args:
         in_channels: C, the channels of the nodes, and of the result.
@@ -40,7 +45,8 @@ class DGMN2Conv(AttentionConv):
         bias: Whether queries, keys, values and walks have biases.
         sampler: Another sampler of nodes with d channels, in the place of
             :class:`~dyngraph.samplers.LinearWalkSampler`.
-        backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
+        backend: The backend of :func:`~dyngraph.ops.sampled_attention`. ``"pyg"``: the layer makes
+            the edges of its samples and passes messages along them.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
@@ -85,7 +91,10 @@ class DGMN2Conv(AttentionConv):
         self,
         x: Union[Tensor, PairTensor],
         edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
         return_attention_weights: Optional[bool] = None,
+        grid: Optional[Grid] = None,
     ):
         r"""Runs the layer.
 
@@ -93,27 +102,49 @@ class DGMN2Conv(AttentionConv):
             x: Node features ``[N, C]``, or ``(x_src, x_dst)``.
             edge_index: The grid of the nodes, or any graph: ``[2, E]``,
                 :class:`~torch_geometric.EdgeIndex`, :obj:`SparseTensor` or a sparse tensor.
-            return_attention_weights: Whether to return ``(edge_index, alpha [E, heads])`` too. On a
-                grid these are the edges of one head after the other, each with attention in its own
-                head only; a sample's attention is spread over its corners.
+            edge_weight: The interpolation weight of each edge ``[E]``. Defaults to the values of a
+                sparse matrix, else to 1.
+            edge_sample: Which of its target's samples each edge belongs to, ``[E]``, as in
+                :class:`~dyngraph.Edges`. A sample without edges reads 0, like one outside the map.
+            return_attention_weights: Whether to return ``(edge_index, alpha [E, heads])`` too. A
+                sample's attention is spread over its edges by their weights, and is 0 in other
+                heads.
+            grid: The grid of the nodes of an explicit graph with ``edge_sample``, for relative
+                positions. Without it there are none.
 
         Returns:
             ``[N, C]``.
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
-            ValueError: If ``x`` does not fit the layer or the grid, or an edge no node.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, its weight or
+                sample no edge, or ``grid`` is given without ``edge_sample``.
         """
-        result = super().forward(x, edge_index, return_attention_weights)
-        if not return_attention_weights:
-            return self.proj(result)
-        return self.proj(result[0]), *result[1:]
+        if grid is not None and edge_sample is None:
+            raise ValueError("grid: expected None without edge_sample, got a grid")
+        x = (x, x) if isinstance(x, Tensor) else x
+        if grid is None:
+            result = super().forward(
+                x, edge_index, edge_weight, edge_sample, return_attention_weights=True
+            )
+        else:
+            self.check_channels(x)
+            check_rows(x, grid, None, None)
+            bias = self._relative_scores(self.qkv(x[1]).chunk(3, dim=1)[0], grid)
+            out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample, bias)
+            result = out, with_attention(edge_index, alpha)
+        out, edges = result
+        out = self.proj(out)
+        return (out, edges) if return_attention_weights else out
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
     ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
         out, near, alpha = self.sample(x, grid)
-        return out, self._edges(near, alpha) if return_edges else None
+        return out, (near.edges().index, near.corner_alpha(alpha)) if return_edges else None
+
+    def num_edge_samples(self, edge_sample: Tensor) -> int:
+        return self.heads * self.conv_offset.num_samples
 
     def queries_keys_values(self, x: PairTensor) -> Tuple[Tensor, Tensor, Tensor]:
         r"""Scaled queries, keys and values, ``[N, C]`` each."""
@@ -126,42 +157,72 @@ class DGMN2Conv(AttentionConv):
     ) -> Tuple[Tensor, Neighborhood, Tensor]:
         r"""The heads' results before the last projection, their samples and their attention.
 
-        Heads have samples of their own, so that each is a batch of maps of its own: the grid of the
-        samples has the maps of all heads, one head after the other.
-
         Returns:
-            ``[N, C]``, the samples of ``heads * N`` nodes, and the attention ``[heads * N, 1, K]``.
+            ``[N, C]``, the samples of every head ``[N, heads, K, 2]``, and the attention
+            ``[N, heads, K]``.
         """
         x = (x, x) if isinstance(x, Tensor) else x
-        all_heads = grid.repeat(self.heads)
-        near = self.conv_offset(self._split(x[1]), all_heads)
-        query, key, value = self._split(self.qkv(x[0])).chunk(3)
+        walked = self.conv_offset(split_groups(x[1], self.heads), grid.repeat(self.heads))
+        pos = walked.pos.unflatten(0, (self.heads, -1)).transpose(0, 1)
+        near = Neighborhood(grid, pos, walked.padding_mode)
+        query, key, value = self.qkv(x[0]).chunk(3, dim=1)
         if x[1] is not x[0]:
-            query = self._split(self.qkv(x[1])).chunk(3)[0]
+            query = self.qkv(x[1]).chunk(3, dim=1)[0]
+        bias = self._relative_scores(query, grid)
+        if resolve_backend(self.backend, query.device) == "pyg":
+            parts = (self.scale * query, key, value)
+            edges = near.edges()
+            num_samples = self.heads * near.num_samples
+            out, alpha = self.pass_messages(
+                parts, edges.index, edges.weight, edges.sample, num_samples, bias
+            )
+            # All corners of a sample have its attention, and other heads none.
+            alpha = alpha.view(*near.corner_index.shape, self.heads)[:, :, 0].sum(dim=-1)
+            return out, near, alpha.unflatten(1, (self.heads, near.num_samples))
         out, alpha = sampled_attention(
             query,
             key,
             value,
             near,
+            groups=self.heads,
             scale=self.scale,
-            bias=self.pos_emb(query, all_heads).unsqueeze(1),
+            bias=bias,
             return_weights=True,
             backend=self.backend,
         )
-        return out.unflatten(0, (self.heads, -1)).transpose(0, 1).flatten(1), near, alpha
+        return out, near, alpha
 
-    def _split(self, x: Tensor) -> Tensor:
-        """One slice of d channels after the other, ``[N, n d] -> [n N, d]``."""
-        channels = self.out_channels // self.heads
-        slices = x.view(x.size(0), x.size(1) // channels, channels)
-        return slices.transpose(0, 1).reshape(-1, channels)
+    def edge_update(
+        self,
+        query_i: Tensor,
+        key_j: Tensor,
+        bias: OptTensor,
+        edge_weight: OptTensor,
+        edge_sample: OptTensor,
+        num_samples: int,
+        index: Tensor,
+        ptr: OptTensor,
+        dim_size: int,
+    ) -> Tensor:
+        if edge_sample is None:
+            return super().edge_update(
+                query_i, key_j, bias, edge_weight, None, num_samples, index, ptr, dim_size
+            )
+        # Sample g K + k belongs to head g alone.
+        head = F.one_hot(edge_sample // (num_samples // self.heads), self.heads)
+        score = (head * (query_i * key_j).sum(dim=-1)).sum(dim=-1)
+        if edge_weight is not None:
+            score = edge_weight * score
+        sample = index * num_samples + edge_sample
+        score = scatter(score, sample, dim=0, dim_size=dim_size * num_samples, reduce="sum")
+        score = score.view(dim_size, self.heads, num_samples // self.heads)
+        alpha = (score if bias is None else score + bias).softmax(dim=-1)
+        return head * alpha.flatten()[sample].unsqueeze(-1)
 
-    def _edges(self, near: Neighborhood, alpha: Tensor) -> Tuple[Tensor, Tensor]:
-        edge_index, _ = near.edge_index()
-        alpha = near.corner_alpha(alpha).view(self.heads, -1, 1)
-        head = torch.eye(self.heads, dtype=alpha.dtype, device=alpha.device).unsqueeze(1)
-        num_nodes = near.grid.num_nodes // self.heads
-        return edge_index % num_nodes, (alpha * head).flatten(0, 1)
+    def _relative_scores(self, query: Tensor, grid: Grid) -> Tensor:
+        """The scores ``[N, heads, K]`` of the relative positions of a grid's samples."""
+        bias = self.pos_emb(split_groups(query, self.heads), grid.repeat(self.heads))
+        return bias.unflatten(0, (self.heads, -1)).transpose(0, 1)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, heads={self.heads})"

@@ -1,14 +1,27 @@
-from typing import Callable, List, Optional, Sequence, Tuple, cast
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import reset
+from torch_geometric.typing import Adj, OptTensor, PairTensor
+from torch_geometric.utils import scatter
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
+from dyngraph.nn.conv.given_edges import (
+    check_edges,
+    check_rows,
+    check_samples,
+    samples_in_order,
+    sum_messages,
+    targets,
+    with_attention,
+)
 from dyngraph.nn.node_linear import NodeLinear
+from dyngraph.ops import sampled_sum
+from dyngraph.ops.backend import accumulator, resolve_backend
 from dyngraph.samplers import Sampler
 
 
@@ -16,15 +29,21 @@ class DGMNConv(MessagePassing):
     r"""The dynamic graph message passing operator.
 
     .. math::
-        \mathbf{m}^q_i &= \sum_k \alpha^q_{i,k} \, \mathbf{w}^q_{i,k} \odot
-        \mathbf{x}(\mathbf{p}^q_{i,k}) \\
-        \mathbf{h}_i &= \sigma \Big( \mathbf{x}_i + \sum_q \beta_q \, \mathbf{m}^q_i \Big)
-        \quad \text{(sum)}, \qquad
-        \mathbf{h}_i = \sigma \big( W [\mathbf{x}_i, \mathbf{m}^1_i, \dots] \big)
-        \quad \text{(concat)}
+        \mathbf{m}^q_i(\mathbf{h}) &= \sum_k \alpha^q_{i,k} \, \mathbf{w}^q_{i,k} \odot
+        \mathbf{h}(\mathbf{p}^q_{i,k}), \qquad \mathbf{h}(\mathbf{p}^q_{i,k}) =
+        \sum_{(j,i) \in k} \omega_{j,i} \, \mathbf{h}_j \\
+        \mathbf{h}^{(t+1)}_i &= \sigma \Big( \mathbf{x}_i + \sum_q \beta_q \,
+        \mathbf{m}^q_i(\mathbf{h}^{(t)}) \Big) \quad \text{(sum)}, \qquad
+        \mathbf{h}^{(t+1)}_i = \sigma \big( W [\mathbf{x}_i, \mathbf{m}^1_i(\mathbf{h}^{(t)}),
+        \dots] \big) \quad \text{(concat)}, \qquad \mathbf{h}^{(0)} = \mathbf{x}
 
     From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 2-7. Every sampling rate q has
     its own samples, filters and affinities: see :class:`~dyngraph.nn.conv.DynamicMessage`.
+
+    On a grid the layer chooses the samples. On an explicit :obj:`edge_index` edges of the same
+    target and :obj:`edge_sample` are one sample, interpolated with :obj:`edge_weight`
+    :math:`\omega`; filters and affinities are predicted from these. The graph that the layer made
+    of a grid, ``edges = conv.sample(x, grid)[1].edges()``, gives the same result.
 
     Args:
         in_channels: C, the channels of the nodes, and of the result.
@@ -45,17 +64,22 @@ class DGMNConv(MessagePassing):
             :class:`~dyngraph.samplers.DilatedSampler` and :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
             as the released code does by mistake.
-        backend: The backend of the operators.
+        bias: Whether walks and predictions have the biases of Eq. 4 and 6, which start at zero. The
+            released code has none.
+        backend: The backend of the operators. ``"pyg"``: the layer makes the edges of its samples
+            and passes messages along them.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``groups`` does not divide the channels, there is no rate, or ``fusion`` is
-            unknown.
+        ValueError: If ``groups`` does not divide the channels, there is no rate, ``fusion`` is
+            unknown, or ``aggr`` is not the sum.
 
     Shapes:
-        - **input:** ``x [N, C]`` and a grid
+        - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, C]``
     """
+
+    messages: List[DynamicMessage]
 
     def __init__(
         self,
@@ -72,11 +96,11 @@ class DGMNConv(MessagePassing):
         activation: Optional[Callable[[Tensor], Tensor]] = None,
         samplers: Optional[Sequence[Sampler]] = None,
         legacy_affinity: bool = False,
+        bias: bool = False,
         backend: str = "auto",
         **kwargs,
     ):
-        kwargs.setdefault("aggr", "add")
-        super().__init__(node_dim=0, **kwargs)
+        super().__init__(node_dim=0, **sum_messages(kwargs))
         if fusion not in ("sum", "concat"):
             raise ValueError(f"fusion: expected one of ('sum', 'concat'), got {fusion!r}")
         if num_steps < 1:
@@ -92,7 +116,8 @@ class DGMNConv(MessagePassing):
         self.fusion = fusion
         self.num_steps = num_steps
         self.activation = activation
-        self.messages = nn.ModuleList(
+        self.backend = backend
+        self.messages = nn.ModuleList(  # type: ignore[assignment]
             DynamicMessage(
                 in_channels,
                 rate,
@@ -104,6 +129,7 @@ class DGMNConv(MessagePassing):
                 num_axes,
                 sampler=None if samplers is None else samplers[q],
                 legacy_affinity=legacy_affinity and q == 3,
+                bias=bias,
                 backend=backend,
             )
             for q, rate in enumerate(self.rates)
@@ -123,29 +149,72 @@ class DGMNConv(MessagePassing):
         else:
             self.lin.reset_parameters()
 
-    def forward(self, x: Tensor, grid: Grid, return_attention_weights: Optional[bool] = None):
+    @property
+    def num_samples(self) -> int:
+        r"""The samples of a node at all rates, S K."""
+        return sum(self._samples_of_rates())
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        return_attention_weights: Optional[bool] = None,
+    ):
         r"""Runs the layer.
 
         Args:
-            x: Node features ``[N, C]``.
-            grid: Their layout.
+            x: Node features ``[N, C]``, or ``(x_src, x_dst)``.
+            edge_index: The grid of the nodes, or any graph: ``[2, E]``,
+                :class:`~torch_geometric.EdgeIndex`, :obj:`SparseTensor` or a sparse tensor.
+            edge_weight: The interpolation weight of each edge ``[E]``. Defaults to the values of a
+                sparse matrix, else to 1.
+            edge_sample: Which of its target's samples each edge belongs to, ``[E]``, as in
+                :class:`~dyngraph.Edges`: tap k of rate q is number ``q K + k``; where each step has
+                edges of its own, that of step t is ``t S K + q K + k``. A sample without edges
+                reads 0, like one outside the map. Not needed where every node has S K edges, in
+                this order.
             return_attention_weights: Whether to return ``(edge_index, alpha [E, G])`` of the first
-                step too: the edges from the corners of all samples of all rates, in that order.
+                step too: the weights of the edges in the messages. On a grid, edges are ordered by
+                rate, node, sample and corner.
+
+        Returns:
+            ``[N, C]``.
 
         Raises:
-            ValueError: If ``x`` does not fit the layer or the grid.
+            TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, its weight or
+                sample no edge, samples are needed and missing, or sources and targets differ and
+                there are several steps.
         """
-        if x.dim() != 2 or x.size(1) != self.in_channels:
-            raise ValueError(
-                f"x: expected node features [N, {self.in_channels}], got shape {list(x.shape)}"
-            )
-        h = x
-        for _ in range(self.num_steps):
-            h = self.update_nodes(h, [message(h, grid) for message in self.messages])
-        return (h, self._edges(x, grid)) if return_attention_weights else h
+        x = (x, x) if isinstance(x, Tensor) else x
+        self._check_nodes(x)
+        if isinstance(edge_index, Grid):
+            check_rows(x, edge_index, edge_weight, edge_sample)
+            out = self._steps(x, lambda h, _: self._grid_messages(h, edge_index))
+            return (out, self._edges(x, edge_index)) if return_attention_weights else out
 
-    def update_nodes(self, x: Tensor, messages: List[Tensor]) -> Tensor:
-        r"""The update :math:`\mathbf{h}` of nodes ``[N, C]`` by the messages of all rates."""
+        edge_weight = check_edges(edge_index, x, edge_weight, edge_sample)
+        edge_sample = self._edge_samples(edge_index, x, edge_sample)
+        if edge_weight is None:
+            edge_weight = x[0].new_ones(edge_sample.size(0), dtype=accumulator(x[0].dtype))
+        step_of_edge = edge_sample // self.num_samples
+        each_step = self.num_steps > 1 and bool(step_of_edge.any())
+        edge_sample = edge_sample % self.num_samples
+        alphas = []
+
+        def messages(h: PairTensor, step: int) -> Sequence[Tensor]:
+            weight = edge_weight.where(step_of_edge == step, 0) if each_step else edge_weight
+            out, alpha = self._edge_messages(h, edge_index, weight, edge_sample)
+            alphas.append(alpha)
+            return out
+
+        out = self._steps(x, messages)
+        return (out, with_attention(edge_index, alphas[0])) if return_attention_weights else out
+
+    def update_nodes(self, x: Tensor, messages: Sequence[Tensor]) -> Tensor:
+        r"""The update :math:`\mathbf{h}` of observed nodes ``[N, C]`` by messages of all rates."""
         if self.fusion == "sum":
             for beta, message in zip(self.beta, messages):
                 x = x + beta * message
@@ -153,16 +222,143 @@ class DGMNConv(MessagePassing):
             x = self.lin(torch.cat([x, *messages], dim=1))
         return x if self.activation is None else self.activation(x)
 
-    def sample(self, x: Tensor, grid: Grid) -> List[Tuple[Neighborhood, Tensor]]:
-        r"""For each rate, the samples of all nodes and their weights ``[N, G, K]``."""
-        return [cast(DynamicMessage, message).sample(x, grid) for message in self.messages]
+    def sample(
+        self, x: Union[Tensor, PairTensor], grid: Grid
+    ) -> Tuple[Tensor, Neighborhood, Tensor]:
+        r"""The output, the samples of all nodes, and their weights in the messages.
 
-    def _edges(self, x: Tensor, grid: Grid) -> Tuple[Tensor, Tensor]:
-        edges, alphas = [], []
-        for near, weight in self.sample(x, grid):
-            edges.append(near.edge_index()[0])
-            alphas.append(near.corner_alpha(weight))
-        return torch.cat(edges, dim=1), torch.cat(alphas)
+        Returns:
+            ``[N, C]``, and of all T steps and S rates, in this order, the samples
+            ``[N, T S K, P]`` and their weights ``[N, max(G, 1), T S K]``.
+        """
+        x = (x, x) if isinstance(x, Tensor) else x
+        self._check_nodes(x)
+        check_rows(x, grid, None, None)
+        samples: List[Tuple[Neighborhood, Tensor]] = []
+
+        def messages(h: PairTensor, step: int) -> Sequence[Tensor]:
+            rates = [message.sample(h[0], grid, h[1]) for message in self.messages]
+            samples.extend(rates)
+            return [sampled_sum(weight, h[0], near, backend=self.backend) for near, weight in rates]
+
+        out = self._steps(x, messages)
+        nears, weights = zip(*samples)
+        return out, Neighborhood.cat(nears), torch.cat(weights, dim=-1)
+
+    def edge_update(
+        self, x_j: Tensor, edge_weight: Tensor, edge_sample: Tensor, index: Tensor, dim_size: int
+    ) -> Tuple[Tensor, Tensor]:
+        # Filters and affinities are predicted from the sampled nodes, Σ ω x_j.
+        sample = index * self.num_samples + edge_sample
+        nodes = scatter(
+            edge_weight.unsqueeze(-1) * x_j.flatten(1),
+            sample,
+            dim=0,
+            dim_size=dim_size * self.num_samples,
+            reduce="sum",
+        )
+        rates = nodes.view(dim_size, self.num_samples, -1).split(self._samples_of_rates(), dim=1)
+        parts = [message.predict_from(rate) for message, rate in zip(self.messages, rates)]
+        filters = torch.cat([filters for filters, _ in parts], dim=-1)
+        affinity = torch.cat(
+            [torch.ones_like(w[:, :1]) if alpha is None else alpha for w, alpha in parts], dim=-1
+        )
+        filters, affinity = (part.transpose(1, 2).flatten(0, 1) for part in (filters, affinity))
+        return filters[sample], affinity[sample]
+
+    def message(
+        self, x_j: Tensor, edge_filter: Tensor, edge_affinity: Tensor, edge_weight: Tensor
+    ) -> Tensor:
+        weight = edge_filter * edge_affinity * edge_weight.unsqueeze(-1)
+        return weight.unsqueeze(-1) * x_j
+
+    def aggregate(
+        self, inputs: Tensor, index: Tensor, edge_sample: Tensor, dim_size: int
+    ) -> Tensor:
+        # One sum per rate.
+        num_rates, lengths = len(self.rates), self._samples_of_rates()
+        rates = torch.arange(num_rates, device=index.device)
+        rate = torch.cat([q.expand(length) for q, length in zip(rates, lengths)])[edge_sample]
+        size = dim_size * num_rates
+        out = scatter(inputs, index * num_rates + rate, dim=0, dim_size=size, reduce="sum")
+        return out.view(dim_size, num_rates, *inputs.shape[1:])
+
+    def _steps(
+        self, x: PairTensor, messages: Callable[[PairTensor, int], Sequence[Tensor]]
+    ) -> Tensor:
+        """All updates of the nodes (Eq. 2), by what a function says are the messages."""
+        h = x
+        for step in range(self.num_steps):
+            out = self.update_nodes(x[1], messages(h, step))
+            h = (out, out)
+        return out
+
+    def _grid_messages(self, h: PairTensor, grid: Grid) -> Sequence[Tensor]:
+        if resolve_backend(self.backend, h[0].device) != "pyg":
+            return [message(h[0], grid, h[1]) for message in self.messages]
+        near = Neighborhood.cat([message.sampler(h[1], grid) for message in self.messages])
+        index, weight, sample = near.edges()
+        return self._edge_messages(h, index, weight, sample)[0]
+
+    def _edge_messages(
+        self, h: PairTensor, edge_index: Adj, edge_weight: Tensor, edge_sample: Tensor
+    ) -> Tuple[Sequence[Tensor], Tensor]:
+        """The messages ``[N, C]`` of each rate, and the weights ``[E, G]`` of edges in them."""
+        groups = self.messages[0].num_filters
+        x = h[0].to(accumulator(h[0].dtype)).unflatten(1, (groups, -1))
+        size = (h[0].size(0), h[1].size(0))
+        # edge_updater_type: (x: Tensor, edge_weight: Tensor, edge_sample: Tensor)
+        edge_filter, edge_affinity = self.edge_updater(
+            edge_index, x=x, edge_weight=edge_weight, edge_sample=edge_sample, size=size
+        )
+        # propagate_type: (x: Tensor, edge_filter: Tensor, edge_affinity: Tensor, edge_weight: Tensor, edge_sample: Tensor)  # noqa: E501
+        out = self.propagate(
+            edge_index,
+            x=x,
+            edge_filter=edge_filter,
+            edge_affinity=edge_affinity,
+            edge_weight=edge_weight,
+            edge_sample=edge_sample,
+            size=size,
+        )
+        alpha = edge_filter * edge_affinity * edge_weight.unsqueeze(-1)
+        return out.flatten(2).to(h[0].dtype).unbind(1), alpha
+
+    def _edge_samples(self, edge_index: Adj, x: PairTensor, edge_sample: OptTensor) -> Tensor:
+        if edge_sample is not None:
+            check_samples(edge_sample, self.num_steps * self.num_samples)
+            return edge_sample
+        index = targets(edge_index, self.flow)
+        found = samples_in_order(index, x[1].size(0), self.num_samples)
+        if found is None:
+            raise ValueError(
+                f"edge_sample: expected the sample of each edge, because not every node has "
+                f"{self.num_samples} edges, one per sample, got None"
+            )
+        return found
+
+    def _samples_of_rates(self) -> List[int]:
+        return [message.num_samples for message in self.messages]
+
+    def _edges(self, x: PairTensor, grid: Grid) -> Tuple[Tensor, Tensor]:
+        rates = [message.sample(x[0], grid, x[1]) for message in self.messages]
+        edges = torch.cat([near.edges().index for near, _ in rates], dim=1)
+        return edges, torch.cat([near.corner_alpha(weight) for near, weight in rates])
+
+    def _check_nodes(self, x: PairTensor) -> None:
+        for part in x:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"x: expected tensors, got {type(part).__name__}")
+            if part.dim() != 2 or part.size(1) != self.in_channels:
+                raise ValueError(
+                    f"x: expected node features [N, {self.in_channels}], "
+                    f"got shape {list(part.shape)}"
+                )
+        if self.num_steps > 1 and x[0] is not x[1]:
+            raise ValueError(
+                f"x: expected the same nodes as sources and targets in a layer of "
+                f"{self.num_steps} steps, got a pair"
+            )
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, rates={self.rates})"

@@ -1,6 +1,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
@@ -20,7 +21,7 @@ class DynamicMessage(nn.Module):
         \quad w_{i,g,k} = z_{i,\, K g + k}, \quad
         \alpha_{i,k} = \mathrm{softmax}_k \, z_{i,\, K G + k}
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 4-6: filters w (DW) and
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 4-7: filters w (DW) and
     affinities α (DA) are predicted from the sampled nodes themselves. Filters without affinities
     are normalised by a softmax over k, as in the released code.
 
@@ -38,6 +39,8 @@ class DynamicMessage(nn.Module):
             :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether affinities are the softmax of the last filter group, as in the
             fourth branch of the released code.
+        bias: Whether walks and predictions have the biases of Eq. 4 and 6, which start at zero. The
+            released code has none.
         backend: The backend of the operators.
 
     Raises:
@@ -57,6 +60,7 @@ class DynamicMessage(nn.Module):
         num_axes: int = 2,
         sampler: Sampler | None = None,
         legacy_affinity: bool = False,
+        bias: bool = False,
         backend: str = "auto",
     ):
         super().__init__()
@@ -69,7 +73,7 @@ class DynamicMessage(nn.Module):
         if legacy_affinity and not (affinity and filters and groups):
             raise ValueError("legacy_affinity: expected both affinities and filters")
         if sampler is None and walk:
-            sampler = WalkSampler(in_channels, rate, kernel_size, num_axes)
+            sampler = WalkSampler(in_channels, rate, kernel_size, num_axes, bias)
         elif sampler is None:
             sampler = DilatedSampler((rate,), kernel_size, num_axes)
         self.sampler = sampler
@@ -78,12 +82,15 @@ class DynamicMessage(nn.Module):
         self.groups = groups
         self.legacy_affinity = legacy_affinity
         self.backend = backend
-        num_samples = sampler.num_samples
+        self.num_samples = num_samples = sampler.num_samples
+        self.bias: nn.Parameter | None = None
         if affinity or self.filters:
             num_outputs = (groups if self.filters else 0) + (1 if affinity else 0)
             shape = (num_outputs * num_samples, in_channels, num_samples)
             #: The matrices W_k, ``[K (G + 1), C, K]``.
             self.prediction = nn.Parameter(torch.empty(shape))
+            if bias:
+                self.bias = nn.Parameter(torch.empty(shape[0]))
         else:
             self.static_filter = nn.Parameter(torch.empty(groups, num_samples))
         self.reset_parameters()
@@ -91,39 +98,76 @@ class DynamicMessage(nn.Module):
     def reset_parameters(self):
         r"""Resets all learnable parameters of the message."""
         reset(self.sampler)
-        if self.affinity or self.filters:
+        if self.predicts:
             nn.init.kaiming_uniform_(self.prediction, a=math.sqrt(5))
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
         else:
             nn.init.constant_(self.static_filter, 1 / self.static_filter.shape[1])
 
-    def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        r"""The messages ``[N, C]`` to nodes ``x [N, C]``."""
-        near, weight = self.sample(x, grid)
+    def forward(self, x: Tensor, grid: Grid, target: Tensor | None = None) -> Tensor:
+        r"""The messages ``[N, C]`` of nodes ``x [N, C]`` to themselves, or to other targets."""
+        near, weight = self.sample(x, grid, target)
         return sampled_sum(weight, x, near, backend=self.backend)
 
-    def sample(self, x: Tensor, grid: Grid) -> tuple[Neighborhood, Tensor]:
+    def sample(
+        self, x: Tensor, grid: Grid, target: Tensor | None = None
+    ) -> tuple[Neighborhood, Tensor]:
         r"""The samples of all nodes, and the weights :math:`\alpha w` ``[N, max(G, 1), K]``."""
-        near, filters, affinity = self.predict(x, grid)
+        near, filters, affinity = self.predict(x, grid, target)
         return near, filters if affinity is None else filters * affinity
 
-    def predict(self, x: Tensor, grid: Grid) -> tuple[Neighborhood, Tensor, Tensor | None]:
+    def predict(
+        self, x: Tensor, grid: Grid, target: Tensor | None = None
+    ) -> tuple[Neighborhood, Tensor, Tensor | None]:
         r"""The samples of all nodes, their filters and their affinities.
+
+        Args:
+            x: The nodes that are sampled, ``[N, C]``.
+            grid: Their layout.
+            target: The nodes that listen, ``[N, C]``, where they are not ``x``. Walks are theirs.
 
         Returns:
             The samples, w ``[N, max(G, 1), K]``, and α ``[N, 1, K]`` or None.
         """
-        near = self.sampler(x, grid)
-        if not (self.affinity or self.filters):
-            return near, self.static_filter.expand(len(x), -1, -1), None
-        z = sampled_convolution(x, self.prediction, near, backend=self.backend)
-        z = z.unflatten(1, (-1, near.num_samples))
+        near = self.sampler(x if target is None else target, grid)
+        if self.predicts:
+            z = sampled_convolution(x, self.prediction, near, backend=self.backend)
+            z = z if self.bias is None else z + self.bias
+        else:
+            z = x.new_empty(len(near.pos), 0)
+        return near, *self.split(z)
+
+    def predict_from(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+        r"""Filters and affinities, as :meth:`predict` gives them, of samples ``[N, K, C]``."""
+        if not self.predicts:
+            return self.split(samples.new_empty(len(samples), 0))
+        bias = None if self.bias is None else self.bias.to(samples.dtype)
+        matrix = self.prediction.to(samples.dtype).flatten(1)
+        return self.split(F.linear(samples.transpose(1, 2).flatten(1), matrix, bias))
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        r"""Filters ``[N, max(G, 1), K]`` and affinities ``[N, 1, K]`` or None, from predictions."""
+        if not self.predicts:
+            return self.static_filter.expand(len(z), -1, -1), None
+        z = z.unflatten(1, (-1, self.num_samples))
         if not self.affinity:
-            return near, softmax_over_samples(z), None
+            return softmax_over_samples(z), None
         if not self.filters:
             affinity = softmax_over_samples(z)
-            return near, torch.ones_like(affinity), affinity
+            return torch.ones_like(affinity), affinity
         logits = z[:, -2:-1] if self.legacy_affinity else z[:, -1:]
-        return near, z[:, :-1], softmax_over_samples(logits)
+        return z[:, :-1], softmax_over_samples(logits)
+
+    @property
+    def predicts(self) -> bool:
+        r"""Whether filters or affinities depend on the nodes."""
+        return self.affinity or self.filters
+
+    @property
+    def num_filters(self) -> int:
+        r"""The number of channel groups with a filter of their own, at least 1."""
+        return self.groups if self.filters or not self.affinity else 1
 
     def extra_repr(self) -> str:
         return f"groups={self.groups}, affinity={self.affinity}, filters={self.filters}"

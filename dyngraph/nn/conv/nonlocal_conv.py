@@ -19,7 +19,8 @@ class NonLocalConv(AttentionConv):
     From "Non-local Neural Networks" (CVPR 2018) in the notation of "Representative Graph Neural
     Network" (ECCV 2020), Eq. 1-2. On a grid it runs
     :func:`~torch.nn.functional.scaled_dot_product_attention` and never holds an ``[N, N]`` matrix,
-    unless attention weights are asked for.
+    unless attention weights are asked for. On a sampled graph it attends to the samples that
+    :obj:`edge_sample` numbers, from 0 to its largest number.
 
     Args:
         in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
@@ -38,7 +39,9 @@ class NonLocalConv(AttentionConv):
         self, x: PairTensor, grid: Grid, return_edges: bool
     ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
         if return_edges:
-            return self.forward(x, _all_pairs(grid), return_attention_weights=True)
+            pairs = _all_pairs(grid)
+            attended, alpha = self.attend_along(x, pairs, None, None)
+            return attended, (pairs, alpha)
         query, key, value = self.queries_keys_values(x)
         lengths = [count * _num_nodes(shape) for count, shape in grid.runs]
         out = [

@@ -8,6 +8,7 @@ from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.attention_conv import AttentionConv
 from dyngraph.ops import sampled_attention
+from dyngraph.ops.backend import resolve_backend
 from dyngraph.samplers import OffsetSampler, Sampler
 
 
@@ -21,6 +22,10 @@ class RepGraphConv(AttentionConv):
 
     From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-9, where
     :math:`\mathbf{f}(\mathbf{p})` is multilinear interpolation.
+
+    On a grid its samples are those of ``sampler``. The graph that they make,
+    ``edges = conv.sample(x, grid)[1].edges()``, gives the same result: ``conv(x, edges.index,
+    edge_weight=edges.weight, edge_sample=edges.sample)``.
 
     Args:
         in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
@@ -36,7 +41,8 @@ class RepGraphConv(AttentionConv):
         spread: The largest initial offset of a sample, in nodes, along all axes or along
             each of them.
         bias: Whether the projections have biases.
-        backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
+        backend: The backend of :func:`~dyngraph.ops.sampled_attention`. ``"pyg"``: the layer makes
+            the edges of its samples and passes messages along them.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Shapes:
@@ -73,8 +79,13 @@ class RepGraphConv(AttentionConv):
         self, x: PairTensor, grid: Grid, return_edges: bool
     ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
         out, near, alpha = self.sample(x, grid)
-        edges = (near.edge_index()[0], near.corner_alpha(alpha)) if return_edges else None
+        edges = (near.edges().index, near.corner_alpha(alpha)) if return_edges else None
         return out, edges
+
+    def num_edge_samples(self, edge_sample: Tensor) -> int:
+        # Any module may be a sampler, and one of another class need not say.
+        num_samples = getattr(self.sampler, "num_samples", None)
+        return super().num_edge_samples(edge_sample) if num_samples is None else num_samples
 
     def sample(
         self, x: Union[Tensor, PairTensor], grid: Grid
@@ -83,6 +94,14 @@ class RepGraphConv(AttentionConv):
         x = (x, x) if isinstance(x, Tensor) else x
         near = self.sampler(x[1], grid)
         query, key, value = self.queries_keys_values(x)
+        if resolve_backend(self.backend, query.device) == "pyg":
+            parts, edges = (query, key, value), near.edges()
+            out, alpha = self.pass_messages(
+                parts, edges.index, edges.weight, edges.sample, near.num_samples
+            )
+            # All corners of a sample have its attention.
+            alpha = alpha.view(*near.corner_index.shape, self.groups)[:, :, 0].transpose(1, 2)
+            return out, near, alpha
         out, alpha = sampled_attention(
             query, key, value, near, self.groups, return_weights=True, backend=self.backend
         )

@@ -91,12 +91,12 @@ def test_heads_listen_at_positions_of_their_own():
     x = torch.randn(26, 6)
     conv = trained(DGMN2Conv(6, 2))
     out, near, alpha = conv.sample(x, grid)
-    assert (out.shape, alpha.shape) == ((26, 6), (52, 1, 9))
-    assert near.grid == grid.repeat(2)
-    for head, part in enumerate(near.pos.chunk(2)):
+    assert (out.shape, alpha.shape) == ((26, 6), (26, 2, 9))
+    assert near.grid == grid
+    for head, part in enumerate(near.pos.unbind(1)):
         own = x[:, 3 * head : 3 * head + 3]
         torch.testing.assert_close(part, conv.conv_offset(own, grid).pos)
-    assert not torch.equal(*near.pos.chunk(2))
+    assert not torch.equal(*near.pos.unbind(1))
     torch.testing.assert_close(conv.proj(out), conv(x, grid))
 
 
@@ -168,7 +168,9 @@ def test_a_position_that_is_not_finite_is_noticed():
 def test_no_maps():
     conv = DGMN2Conv(4, 2)
     x = torch.randn(0, 4, requires_grad=True)
-    out, (edge_index, alpha) = conv(x, Grid.of(torch.randn(0, 4, 3, 3)), True)
+    out, (edge_index, alpha) = conv(
+        x, Grid.of(torch.randn(0, 4, 3, 3)), return_attention_weights=True
+    )
     assert (out.shape, edge_index.shape, alpha.shape) == ((0, 4), (2, 0), (0, 2))
     out.sum().backward()
     assert x.grad.shape == (0, 4)

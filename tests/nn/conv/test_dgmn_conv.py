@@ -86,17 +86,47 @@ def test_the_activation_comes_last(fusion):
 @pytest.mark.parametrize("activation", [None, nn.Tanh()])
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("num_steps", [2, 3])
-def test_steps_are_the_layer_again(num_steps, fusion, activation):
+def test_every_step_updates_the_observed_features(num_steps, fusion, activation):
+    """Eq. 2: the messages are of the former step's nodes, what they are added to is the input."""
     grid = Grid([[3, 4], [2, 2]])
     x = torch.randn(grid.num_nodes, 4)
     conv = make(fusion=fusion, num_steps=num_steps, activation=activation)
+    h = x
+    for _ in range(num_steps):
+        h = conv.update_nodes(x, [message(h, grid) for message in conv.messages])
+    assert torch.equal(conv(x, grid), h)
     once = make(fusion=fusion, activation=activation)
     once.load_state_dict(conv.state_dict())
-    want = x
-    for _ in range(num_steps):
-        want = once(want, grid)
-    assert torch.equal(conv(x, grid), want)
-    assert not torch.equal(conv(x, grid), once(x, grid))
+    assert not torch.equal(h, once(x, grid))
+    assert not torch.equal(h, once(once(x, grid), grid)), "f is observed, not the former step"
+
+
+def test_biases_of_walks_and_predictions():
+    """Eq. 4 and 6 with their biases, which start at zero."""
+    grid = Grid([[3, 4], [2, 2]])
+    x = torch.randn(grid.num_nodes, 4, dtype=torch.float64)
+    conv, plain = (make(fusion="sum", bias=bias).double() for bias in (True, False))
+    missing, unexpected = conv.load_state_dict(plain.state_dict(), strict=False)
+    biases = [f"messages.{q}.{name}" for q in (0, 1) for name in ("bias", "sampler.walk.bias")]
+    assert (missing, unexpected) == (biases, [])
+    torch.testing.assert_close(conv(x, grid), plain(x, grid), atol=0, rtol=0)
+
+    for name in biases:
+        nn.init.normal_(conv.get_parameter(name))
+    message = conv.messages[1]
+    walk = F.conv2d(
+        x[:12].view(1, 3, 4, 4).movedim(-1, 1), message.sampler.walk.weight, padding=3, dilation=3
+    )
+    walk = walk.movedim(1, -1).view(12, 9, 2) + message.sampler.walk.bias.view(9, 2)
+    near, filters, affinity = message.predict(x, grid)
+    taps = message.sampler.taps(x.device, x.dtype) + grid.pos[:12].unsqueeze(1)
+    torch.testing.assert_close(near.pos[:12], taps + walk, atol=1e-13, rtol=1e-13)
+    z = torch.einsum("nkc,ock->no", reference.interpolate(x, near), message.prediction)
+    z = (z + message.bias).view(-1, 3, 9)
+    torch.testing.assert_close(filters, z[:, :2], atol=1e-13, rtol=1e-13)
+    torch.testing.assert_close(affinity, z[:, 2:].softmax(dim=2), atol=1e-13, rtol=1e-13)
+    conv(x, grid).square().sum().backward()
+    assert all(conv.get_parameter(name).grad.any() for name in biases)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +192,9 @@ def test_maps_of_different_sizes_equal_each_alone(kind, fusion):
 def test_no_maps(kind, fusion, num_steps):
     conv = make(kind, fusion=fusion, num_steps=num_steps)
     x = torch.randn(0, 4, requires_grad=True)
-    out, (edge_index, alpha) = conv(x, Grid.of(torch.randn(0, 4, 3, 3)), True)
+    out, (edge_index, alpha) = conv(
+        x, Grid.of(torch.randn(0, 4, 3, 3)), return_attention_weights=True
+    )
     groups = 1 if kind == "affinities" else 2
     assert (out.shape, edge_index.shape, alpha.shape) == ((0, 4), (2, 0), (0, groups))
     out.sum().backward()
@@ -192,8 +224,8 @@ def features_away_from_integers(conv, grid):
     """Features with which no sample is at an integer, where the derivative jumps."""
     while True:
         x = torch.randn(grid.num_nodes, 4, dtype=torch.float64)
-        near, _ = zip(*conv.sample(x, grid), strict=True)
-        if all((n.pos - n.pos.round()).abs().min() > 1e-4 for n in near):
+        _, near, _ = conv.sample(x, grid)
+        if (near.pos - near.pos.round()).abs().min() > 1e-4:
             return x.requires_grad_()
 
 
@@ -343,9 +375,8 @@ def test_autocast(fusion, dtype):
     full = conv(x, grid)
     with torch.autocast("cpu", dtype=dtype):
         half = conv(x, grid)
-        samples = conv.sample(x, grid)
-    for (near, _), (want, _) in zip(samples, conv.sample(x, grid), strict=True):
-        assert torch.equal(near.pos, want.pos)
+        _, near, _ = conv.sample(x, grid)
+    assert torch.equal(near.pos, conv.sample(x, grid)[1].pos)
     # Predictions and fusion are matrix products: each is rounded to half an ulp of its size,
     # about 2, and so is each factor.
     torch.testing.assert_close(half.float(), full, atol=16 * torch.finfo(dtype).eps, rtol=0)

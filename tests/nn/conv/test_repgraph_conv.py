@@ -143,7 +143,9 @@ def test_any_module_can_be_the_sampler():
 def test_no_maps(cell_size):
     conv = RepGraphConv(4, 6, groups=2, cell_size=cell_size)
     x = torch.randn(0, 4, requires_grad=True)
-    out, (edge_index, alpha) = conv(x, Grid.of(torch.randn(0, 4, 3, 3)), True)
+    out, (edge_index, alpha) = conv(
+        x, Grid.of(torch.randn(0, 4, 3, 3)), return_attention_weights=True
+    )
     assert (out.shape, edge_index.shape, alpha.shape) == ((0, 6), (2, 0), (0, 2))
     out.sum().backward()
     assert x.grad.shape == (0, 4)
