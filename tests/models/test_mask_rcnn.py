@@ -103,8 +103,8 @@ def test_every_context_learns(context):
         torch.stack([*model(IMAGES, targets()).values()]).sum().backward()
         optimizer.step()
     if context == "deformable":
-        layers = [m.offset for m in model.modules() if isinstance(m, DeformableConv2d)]
-        parameters = [("offset", layer.weight) for layer in layers]
+        layers = [m.offset_mask for m in model.modules() if isinstance(m, DeformableConv2d)]
+        parameters = [pair for layer in layers for pair in layer.named_parameters()]
     else:
         parameters = list(_inserted(model))
     assert parameters
