@@ -43,11 +43,11 @@ def test_errors_name_the_argument():
     x = torch.randn(16, 2)
     with pytest.raises(ValueError, match=r"^grid: expected maps of one size, got Grid\(\[\(3, 4"):
         CrissCrossSampler()(x, Grid([[3, 4], [4, 1]]))
-    with pytest.raises(ValueError, match="^grid: expected 2 spatial axes, got 1"):
+    with pytest.raises(ValueError, match=r"^grid: expected 2 spatial axes, got 1"):
         CrissCrossSampler()(x, Grid([[16]]))
     with pytest.raises(ValueError, match=r"^x: expected node features \[8, C\]"):
         CrissCrossSampler()(x, Grid([[2, 4]]))
-    with pytest.raises(ValueError, match="^num_axes: expected 1, 2 or 3, got 4"):
+    with pytest.raises(ValueError, match=r"^num_axes: expected 1, 2 or 3, got 4"):
         CrissCrossSampler(4)
 
 

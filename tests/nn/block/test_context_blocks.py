@@ -234,9 +234,9 @@ def test_hidden_channels():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="^num_steps: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"^num_steps: expected at least 1, got 0"):
         CrissCrossBlock(8, num_steps=0)
-    with pytest.raises(ValueError, match="^num_axes: expected 1, 2 or 3, got 4"):
+    with pytest.raises(ValueError, match=r"^num_axes: expected 1, 2 or 3, got 4"):
         CrissCrossBlock(8, num_axes=4)
     with pytest.raises(ValueError, match=r"^backend: expected one of"):
         CrissCrossBlock(8, backend="fast")(torch.ones(1, 8, 2, 2))

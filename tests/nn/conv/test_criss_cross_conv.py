@@ -19,7 +19,7 @@ def dense(conv, x, grid):
     return reference.attention_on_adjacency(*projected, lines(grid))[0]
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch", "pyg"])
+@pytest.mark.parametrize("backend", ["auto", "torch", "pyg", "triton"])
 @pytest.mark.parametrize("sizes", [[[5]], [[3, 4]] * 2, [[1, 1]] * 3, [[6, 1]], [[2, 3, 2]]])
 def test_it_is_dense_attention_over_the_lines_of_a_node(sizes, backend):
     grid = Grid(sizes)
@@ -75,5 +75,5 @@ def test_channels():
 
 
 def test_maps_of_two_sizes():
-    with pytest.raises(ValueError, match="^grid: expected maps of one size"):
+    with pytest.raises(ValueError, match=r"^grid: expected maps of one size"):
         CrissCrossConv(4)(torch.randn(16, 4), Grid([[3, 4], [2, 2]]))
