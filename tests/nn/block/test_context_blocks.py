@@ -174,17 +174,29 @@ def test_no_maps(make):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("make", BLOCKS)
 def test_autocast(make, dtype):
-    """Weights as they start, but for the scale or last layer; sums over as many nodes as count."""
     block = make(8)
     last = block.lin_expand.weight if make is GlobalContextBlock else block.scale
     nn.init.constant_(last, 0.5)
-    # Scores of thousands, which a half type holds with an error of several units.
     x = torch.randn(1, 8, 60, 61)
     full = block(x)
     with torch.autocast("cpu", dtype=dtype):
         half = block(x)
     atol = 6 * torch.finfo(dtype).eps
     torch.testing.assert_close(half.float(), full, atol=atol, rtol=0)
+
+
+def test_scores_of_channels_are_not_of_a_half_type():
+    """Scores of 820.4 and 818, of which bfloat16 makes 820 twice."""
+    x = torch.zeros(3, 4096)
+    x[0, :2051] = x[1, 2051:] = 1
+    x[2] = 0.4
+    block = ChannelAttentionBlock(3)
+    nn.init.ones_(block.scale)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = block(x.view(1, 3, 64, 64)).view(3, 4096)
+    # The third channel hears the first two, and hardly itself, of score 655.
+    alpha = torch.tensor([820.4, 818]).softmax(dim=0)
+    assert torch.allclose(out[2, [0, -1]], 0.4 + alpha, atol=torch.finfo(torch.bfloat16).eps)
 
 
 @pytest.mark.parametrize("make", BLOCKS)
