@@ -5,7 +5,9 @@ try:
 except ImportError as error:
     raise ImportError("dyngraph.models needs torchvision: pip install 'dyngraph[train]'") from error
 
+from dyngraph.models.aspp_head import ASPPHead
 from dyngraph.models.backbone import DilatedResNet, SmallTrunk
+from dyngraph.models.danet_head import DANetHead
 from dyngraph.models.dgmn2 import (
     DGMN2,
     DGMN2Classifier,
@@ -21,6 +23,7 @@ from dyngraph.models.insert import (
     remove_insertions,
 )
 from dyngraph.models.mask_rcnn import mask_rcnn
+from dyngraph.models.nonlocal_head import NonLocalHead
 from dyngraph.models.official import LoadReport, load_official
 from dyngraph.models.safetensors_files import load_safetensors, save_safetensors
 from dyngraph.models.segmenter import PyramidSegmenter, Segmenter, segmenter
@@ -28,9 +31,12 @@ from dyngraph.models.semantic_fpn import SemanticFPN
 
 __all__ = [
     "DGMN2",
+    "ASPPHead",
+    "DANetHead",
     "DGMN2Classifier",
     "DilatedResNet",
     "LoadReport",
+    "NonLocalHead",
     "PyramidSegmenter",
     "Segmenter",
     "SemanticFPN",

@@ -18,10 +18,12 @@ class DilatedResNet(nn.Module):
     Args:
         name: ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"``.
         weights: What torchvision's function of that name takes as ``weights``, e.g. ``"DEFAULT"``.
-        multi_grid: A factor for the dilation of each block of the last stage, e.g. (1, 2, 4).
+        multi_grid: DeepLabv3's Multi-Grid: a factor for the dilation 4 of each block of the last
+            stage, e.g. (1, 2, 4) for dilations 4, 8, 16. Without it they are torchvision's: 2 in
+            the first block, where the stride was, and 4 in the others.
 
     Raises:
-        ValueError: If there is no such ResNet, or ``multi_grid`` has not a factor a block.
+        ValueError: If there is no such ResNet, or ``multi_grid`` has not a positive factor a block.
 
     Shapes:
         - **input:** ``[B, 3, H, W]``
@@ -44,7 +46,7 @@ class DilatedResNet(nn.Module):
         self.layer3 = dilate(resnet.layer3, first=1, rest=2)
         self.layer4 = dilate(resnet.layer4, first=2, rest=4)
         if multi_grid is not None:
-            _multiply_dilations(self.layer4, multi_grid)
+            _dilate_blocks(resnet.layer4, 4, multi_grid)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
@@ -52,14 +54,14 @@ class DilatedResNet(nn.Module):
         return {"out": self.layer4(aux), "aux": aux}
 
 
-def dilate(stage: nn.Sequential, first: int, rest: int) -> nn.Sequential:
+def dilate(stage: nn.Module, first: int, rest: int) -> nn.Module:
     r"""Removes the stride of a ResNet stage and dilates its 3x3 convolutions, in place.
 
     As torchvision's ``replace_stride_with_dilation`` does for bottleneck blocks, and for basic
     blocks (ResNet-18 and 34) too, which torchvision refuses.
 
     Args:
-        stage: The stage, a sequence of residual blocks.
+        stage: The stage, a sequence of residual blocks, or one of them.
         first: The dilation of the convolution that had the stride.
         rest: The dilation of those after it.
     """
@@ -72,14 +74,14 @@ def dilate(stage: nn.Sequential, first: int, rest: int) -> nn.Sequential:
     return stage
 
 
-def _multiply_dilations(stage: nn.Sequential, factors: Sequence[int]) -> None:
-    if len(factors) != len(stage):
-        raise ValueError(f"multi_grid: expected {len(stage)} factors, got {tuple(factors)}")
+def _dilate_blocks(stage: nn.Sequential, dilation: int, factors: Sequence[int]) -> None:
+    """Dilates the 3x3 convolutions of each block by its factor times ``dilation``, in place."""
+    if len(factors) != len(stage) or min(factors) < 1:
+        raise ValueError(
+            f"multi_grid: expected {len(stage)} positive factors, got {tuple(factors)}"
+        )
     for block, factor in zip(stage, factors, strict=True):
-        for conv in block.modules():
-            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-                dilation = factor * conv.dilation[0]
-                conv.dilation = conv.padding = (dilation, dilation)
+        dilate(block, factor * dilation, factor * dilation)
 
 
 class SmallTrunk(nn.Sequential):

@@ -1,19 +1,24 @@
-"""Deformable convolution in the place of an ordinary one."""
+"""Modulated deformable convolution in the place of an ordinary one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 
 class DeformableConv2d(nn.Conv2d):
-    r"""A convolution whose taps move by learned offsets, the baseline of DGMN's detectors.
+    r"""A convolution whose taps move and are weighted, the baseline of DGMN's detectors.
 
-    From "Deformable Convolutional Networks" (ICCV 2017). It has the weights of the convolution that
-    it takes the place of, by the same names; its offsets start at zero, so that it starts as the
-    same function.
+    .. math::
+        \mathbf{y}(\mathbf{p}) = \sum_k m_k \, W_k \,
+        \mathbf{x}(\mathbf{p} + \mathbf{tap}_k + \Delta_k), \qquad m_k = 2 \, \mathrm{sigmoid}(z_k)
+
+    From "Deformable ConvNets v2" (CVPR 2019), Eq. 1: a convolution predicts the offsets Δ and the
+    masks m. Its weights start at zero. There the masks then start at a half; here they are doubled,
+    so that the layer starts as the convolution whose place it takes and whose weights it has, by
+    the same names.
 
     Args:
         conv: The convolution, padded with zeros.
@@ -30,12 +35,16 @@ class DeformableConv2d(nn.Conv2d):
         super().__init__(*channels, **geometry, groups=conv.groups, bias=conv.bias is not None)
         self.load_state_dict(conv.state_dict())
         height, width = conv.kernel_size
-        self.offset = nn.Conv2d(conv.in_channels, 2 * height * width, **geometry, bias=False)
-        nn.init.zeros_(self.offset.weight)
+        self.num_taps = height * width
+        #: Δy and Δx of each tap, then z of each tap.
+        self.offset_mask = nn.Conv2d(conv.in_channels, 3 * self.num_taps, **geometry)
+        nn.init.zeros_(self.offset_mask.weight)
+        nn.init.zeros_(cast(Tensor, self.offset_mask.bias))
 
     def forward(self, x: Tensor) -> Tensor:
+        offset, mask = self.offset_mask(x).split([2 * self.num_taps, self.num_taps], dim=1)
         places: tuple[Any, ...] = (self.stride, self.padding, self.dilation)
-        return deform_conv2d(x, self.offset(x), self.weight, self.bias, *places)
+        return deform_conv2d(x, offset, self.weight, self.bias, *places, mask=2 * mask.sigmoid())
 
 
 def make_deformable(stage: nn.Module) -> None:

@@ -20,7 +20,14 @@ from dyngraph.models.deformable_conv2d import make_deformable
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.insert import insert
 from dyngraph.models.official import load_official
-from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn import (
+    BottleneckRepGraphBlock,
+    CrissCrossBlock,
+    DGMNBlock,
+    GlobalContextBlock,
+    NonLocalBlock,
+    RepGraphBlock,
+)
 
 RESNETS = (
     "small",
@@ -37,6 +44,8 @@ DETECTOR_CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "repgraph": partial(RepGraphBlock, zero_init=True),
     "bottleneck_repgraph": partial(BottleneckRepGraphBlock, zero_init=True),
     "dgmn": partial(DGMNBlock, rates=(1, 4, 8, 12), fusion="sum"),
+    "gcnet": GlobalContextBlock,
+    "ccnet": CrissCrossBlock,
 }
 DEFORMABLE = "deformable"
 
@@ -69,8 +78,8 @@ def mask_rcnn(
             dict of feature maps of ``out_channels`` channels each, as
             :class:`torchvision.models.detection.MaskRCNN` takes it.
         context: ``None`` (the baseline), ``"nonlocal"``, ``"repgraph"``, ``"bottleneck_repgraph"``,
-            ``"dgmn"`` (rates 1, 4, 8, 12), or a function from a number of channels to a block;
-            ``"deformable"``: deformable 3x3 convolutions.
+            ``"dgmn"`` (rates 1, 4, 8, 12), ``"gcnet"``, ``"ccnet"``, or a function from a number of
+            channels to a block; ``"deformable"``: modulated deformable 3x3 convolutions.
         num_classes: The number of classes, without the background.
         context_at: Where the context is. ``"res4"``: before the last residual block of the fourth
             stage, as in RepGraph. ``"c5"``, ``"c4_c5"``: in all residual blocks of the fifth, or of

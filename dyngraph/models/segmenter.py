@@ -8,13 +8,22 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyngraph.models.aspp_head import ASPPHead
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
+from dyngraph.models.danet_head import DANetHead
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.example_image import example_image
 from dyngraph.models.insert import insert
 from dyngraph.models.official import load_official
 from dyngraph.models.semantic_fpn import ALIGN_CORNERS, SemanticFPN
-from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn import (
+    BottleneckRepGraphBlock,
+    CrissCrossBlock,
+    DGMNBlock,
+    GlobalContextBlock,
+    NonLocalBlock,
+    RepGraphBlock,
+)
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
 #: The context blocks by name, each built for a number of channels.
@@ -23,6 +32,10 @@ CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "repgraph": RepGraphBlock,
     "bottleneck_repgraph": BottleneckRepGraphBlock,
     "dgmn": DGMNBlock,
+    "aspp": ASPPHead,
+    "gcnet": GlobalContextBlock,
+    "ccnet": CrissCrossBlock,
+    "danet": DANetHead,
 }
 
 
@@ -109,8 +122,10 @@ def segmenter(
             feature maps: a tensor, a list (the last is used, the one before it for the auxiliary
             head), or a dict ``{"out": …, "aux": …}``.
         context: ``None`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
-            ``"bottleneck_repgraph"``, ``"dgmn"``, or a function from a number of channels to a
-            block. A block whose result has other channels says so by its ``out_channels``.
+            ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
+            ``"danet"``, or a function from a number of channels to a block, such as
+            :class:`~dyngraph.models.NonLocalHead`. A block whose result has other channels says so
+            by its ``out_channels``.
         num_classes: The number of classes.
         aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third).
         head_channels: The channels of the 3x3 convolution (of DGMN2's upsampled maps) and of the

@@ -1,5 +1,6 @@
 """Where the nodes of a grid listen: modules that turn node features into a Neighborhood."""
 
+from dyngraph.samplers.criss_cross_sampler import CrissCrossSampler
 from dyngraph.samplers.dilated_sampler import DilatedSampler
 from dyngraph.samplers.linear_walk_sampler import LinearWalkSampler
 from dyngraph.samplers.offset_sampler import OffsetLinear, OffsetSampler
@@ -7,6 +8,7 @@ from dyngraph.samplers.sampler import Sampler
 from dyngraph.samplers.walk_sampler import WalkSampler
 
 __all__ = [
+    "CrissCrossSampler",
     "DilatedSampler",
     "LinearWalkSampler",
     "OffsetLinear",

@@ -23,7 +23,7 @@ class Sampler(nn.Module, ABC):
     r"""A module that chooses the samples of all nodes of a grid.
 
     Args:
-        num_samples: K, the number of samples of a node.
+        num_samples: K, the number of samples of a node; 0 if it depends on the size of the map.
         num_axes: P, the number of spatial axes.
 
     Raises:

@@ -96,10 +96,35 @@ def test_the_small_trunk_sees_39_pixels():
     assert seen.sum() == 39 * 39
 
 
-def test_multi_grid_multiplies_the_dilations_of_the_last_stage():
+def dilations(stage):
+    """The dilations of the 3x3 convolutions of each block."""
+    return [
+        [m.dilation[0] for m in block.modules() if getattr(m, "kernel_size", None) == (3, 3)]
+        for block in stage
+    ]
+
+
+def test_multi_grid_is_that_of_deeplabv3():
+    """The unit rate of res5, 4 at output stride 8, times (1, 2, 4)."""
     trunk = DilatedResNet("resnet50", multi_grid=(1, 2, 4))
-    assert [block.conv2.dilation[0] for block in trunk.layer4] == [2, 8, 16]
+    assert dilations(trunk.layer4) == [[4], [8], [16]]
+    assert dilations(trunk.layer3) == dilations(DilatedResNet("resnet50").layer3)
     assert all(block.conv2.padding == block.conv2.dilation for block in trunk.layer4)
     assert trunk.eval()(torch.randn(1, 3, 33, 33))["out"].shape == (1, 2048, 5, 5)
-    with pytest.raises(ValueError, match="multi_grid: expected 2 factors, got \\(1, 2, 4\\)"):
-        DilatedResNet("resnet18", multi_grid=(1, 2, 4))
+
+
+def test_multi_grid_of_basic_blocks():
+    trunk = DilatedResNet("resnet18", multi_grid=(1, 2))
+    assert dilations(trunk.layer4) == [[4, 4], [8, 8]]
+    assert trunk.eval()(torch.randn(1, 3, 33, 33))["out"].shape == (1, 512, 5, 5)
+
+
+@pytest.mark.parametrize("factors", [(1, 2, 4), (1,), (0, 1)])
+def test_multi_grids_that_do_not_fit(factors):
+    with pytest.raises(ValueError, match=r"^multi_grid: expected 2 positive factors, got \("):
+        DilatedResNet("resnet18", multi_grid=factors)
+
+
+def test_without_multi_grid_the_first_block_has_half_the_dilation():
+    assert dilations(DilatedResNet("resnet50").layer4) == [[2], [4], [4]]
+    assert dilations(DilatedResNet("resnet18").layer4) == [[2, 4], [4, 4]]

@@ -4,7 +4,7 @@ from torch import nn
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.models.deformable_conv2d import DeformableConv2d, make_deformable
-from dyngraph.ops import sampled_convolution
+from dyngraph.ops import interpolate
 from dyngraph.samplers import DilatedSampler
 
 
@@ -18,20 +18,35 @@ def test_it_starts_as_the_convolution(options):
     x = torch.randn(2, 4, 7, 9, dtype=torch.double)
     torch.testing.assert_close(deformable(x), conv(x), rtol=1e-12, atol=1e-12)
     missing, unexpected = deformable.load_state_dict(conv.state_dict(), strict=False)
-    assert (missing, unexpected) == (["offset.weight"], [])
+    assert (missing, unexpected) == (["offset_mask.weight", "offset_mask.bias"], [])
 
 
-def test_it_is_a_convolution_over_walking_samples():
+def trained(deformable):
+    nn.init.normal_(deformable.offset_mask.weight, std=0.3)
+    nn.init.normal_(deformable.offset_mask.bias, std=0.3)
+    return deformable.double()
+
+
+def test_it_is_a_convolution_over_walking_samples_with_masks():
     torch.manual_seed(0)
-    conv = nn.Conv2d(4, 6, 3, padding=1, bias=False).double()
-    deformable = DeformableConv2d(conv).double()
-    nn.init.normal_(deformable.offset.weight, std=0.3)
+    conv = nn.Conv2d(4, 6, 3, padding=1, bias=False)
+    deformable = trained(DeformableConv2d(conv))
     x = torch.randn(2, 4, 7, 9, dtype=torch.double)
     grid = Grid.of(x)
-    walk = grid.flatten(deformable.offset(x)).view(grid.num_nodes, 9, 2)
+    predicted = grid.flatten(deformable.offset_mask(x))
+    walk, mask = predicted[:, :18].view(-1, 9, 2), 2 * predicted[:, 18:].sigmoid()
     pos = DilatedSampler()(grid.flatten(x), grid).pos + walk
-    y = sampled_convolution(grid.flatten(x), conv.weight.flatten(2), Neighborhood(grid, pos))
+    samples = interpolate(grid.flatten(x), Neighborhood(grid, pos)) * mask.unsqueeze(2)
+    y = torch.einsum("nkc,ock->no", samples, deformable.weight.flatten(2))
     torch.testing.assert_close(grid.unflatten(y), deformable(x), rtol=1e-12, atol=1e-12)
+
+
+def test_offsets_and_masks_learn():
+    deformable = DeformableConv2d(nn.Conv2d(4, 6, 3, padding=1))
+    deformable(torch.randn(2, 4, 7, 9)).square().sum().backward()
+    for parameter in (deformable.offset_mask.weight, deformable.offset_mask.bias):
+        # Each of the 18 offsets and 9 masks changes something from the start.
+        assert parameter.grad.view(27, -1).any(dim=1).all()
 
 
 def test_all_3x3_convolutions_are_replaced():

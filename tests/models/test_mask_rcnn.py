@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from dyngraph.models import dgmn2_tiny, insertions, mask_rcnn
 from dyngraph.models.deformable_conv2d import DeformableConv2d
-from dyngraph.models.mask_rcnn import DETECTOR_CONTEXTS, STAGES
+from dyngraph.models.mask_rcnn import DETECTOR_CONTEXTS, PLACES, STAGES
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock
 
 SMALL = {
@@ -95,7 +97,7 @@ def test_the_places_of_the_papers(backbone, place, names):
 @pytest.mark.parametrize("context", [*DETECTOR_CONTEXTS, "deformable"])
 def test_every_context_learns(context):
     torch.manual_seed(0)
-    place = "res4" if "repgraph" in context or context == "nonlocal" else "c5"
+    place = "c5" if context in ("dgmn", "deformable") else "res4"
     model = mask_rcnn("resnet18", context, context_at=place, **SMALL)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(2):
@@ -103,8 +105,8 @@ def test_every_context_learns(context):
         torch.stack([*model(IMAGES, targets()).values()]).sum().backward()
         optimizer.step()
     if context == "deformable":
-        layers = [m.offset for m in model.modules() if isinstance(m, DeformableConv2d)]
-        parameters = [("offset", layer.weight) for layer in layers]
+        layers = [m.offset_mask for m in model.modules() if isinstance(m, DeformableConv2d)]
+        parameters = [pair for layer in layers for pair in layer.named_parameters()]
     else:
         parameters = list(_inserted(model))
     assert parameters
@@ -112,6 +114,20 @@ def test_every_context_learns(context):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
     assert any(parameter.grad.any() for _, parameter in parameters)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_deformable_message_passing(place):
+    """DGMN's Table 2: learned walks, and filters that are the same for all nodes."""
+    make = partial(DGMNBlock, rates=(1, 4, 8, 12), affinity=False, filters=False, fusion="sum")
+    torch.manual_seed(0)
+    plain = mask_rcnn("resnet18", **SMALL).eval()
+    model = mask_rcnn("resnet18", make, context_at=place, **SMALL).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    for expected, found in zip(plain(IMAGES), model(IMAGES), strict=True):
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    kinds = {name.rpartition(".")[2] for name, _ in _inserted(model)}
+    assert kinds == {"beta", "static_filter", "weight"}
 
 
 @pytest.mark.parametrize("place", STAGES)

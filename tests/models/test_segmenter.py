@@ -1,13 +1,30 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dyngraph.models import DilatedResNet, Segmenter, SmallTrunk, insertions, segmenter
+from dyngraph.models import (
+    ASPPHead,
+    DANetHead,
+    DilatedResNet,
+    NonLocalHead,
+    Segmenter,
+    SmallTrunk,
+    insertions,
+    segmenter,
+)
 from dyngraph.models.segmenter import CONTEXTS
-from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
+from dyngraph.nn import (
+    BottleneckRepGraphBlock,
+    CrissCrossBlock,
+    DGMNBlock,
+    GlobalContextBlock,
+    NonLocalBlock,
+    RepGraphBlock,
+)
 
 BLOCKS = {
     None: nn.Identity,
@@ -15,6 +32,10 @@ BLOCKS = {
     "repgraph": RepGraphBlock,
     "bottleneck_repgraph": BottleneckRepGraphBlock,
     "dgmn": DGMNBlock,
+    "aspp": ASPPHead,
+    "gcnet": GlobalContextBlock,
+    "ccnet": CrissCrossBlock,
+    "danet": DANetHead,
 }
 
 
@@ -57,8 +78,12 @@ def test_scores_have_the_size_of_the_image(context):
 
 @pytest.mark.parametrize("context", BLOCKS)
 def test_all_parameters_of_resnet18_learn(context):
-    model = segmenter("resnet18", context, head_channels=16, aux_loss=True)
+    model = segmenter("resnet18", context, head_channels=32, aux_loss=True)
     assert isinstance(model.backbone, DilatedResNet)
+    # What starts at zero, scales and last layers, leaves what is before it without a gradient.
+    for parameter in model.classifier[1].parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter)
     scores = model(torch.randn(2, 3, 65, 49))
     assert {name: score.shape for name, score in scores.items()} == {
         "out": (2, 19, 65, 49),
@@ -125,6 +150,9 @@ def test_any_function_can_make_the_context():
     model = small(lambda channels: nn.Conv2d(channels, 7, 1))
     assert model.classifier[2].in_channels == 7
     assert small(nn.BatchNorm2d).classifier[2].in_channels == 16
+    assert type(small(NonLocalHead).classifier[1]) is NonLocalHead
+    # One with another number of channels says so.
+    assert small("aspp").classifier[2].in_channels == 256
 
 
 def test_building_leaves_the_backbone_as_it_was():
@@ -231,3 +259,24 @@ def test_blocks_inside_the_backbone():
     assert model(torch.randn(2, 3, 64, 64))["out"].shape == (2, 3, 64, 64)
     with pytest.raises(ValueError, match=r"^before: .*layer9"):
         segmenter("resnet18", insert_before={"layer9": RepGraphBlock})
+
+
+def test_the_five_layers_of_repgraphs_table_1d():
+    """One in res3, two in res4 and two in res5: before the last but one and the last block."""
+    places = ["layer2.3", "layer3.4", "layer3.5", "layer4.1", "layer4.2"]
+    make = partial(BottleneckRepGraphBlock, zero_init=True)
+    torch.manual_seed(0)
+    plain = segmenter("resnet50", num_classes=3, head_channels=8).eval()
+    torch.manual_seed(0)
+    model = segmenter(
+        "resnet50", num_classes=3, head_channels=8, insert_before=dict.fromkeys(places, make)
+    ).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    blocks = insertions(model.backbone)
+    assert [*blocks] == [f"{place}.dyngraph_before" for place in places]
+    assert [block.in_channels for block in blocks.values()] == [512, 1024, 1024, 2048, 2048]
+    image = torch.randn(1, 3, 33, 33)
+    assert torch.equal(model(image)["out"], plain(image)["out"])
+    model.train()(torch.randn(2, 3, 33, 33))["out"].square().sum().backward()
+    for name, block in blocks.items():
+        assert block.norm_expand.weight.grad.any(), name

@@ -49,6 +49,21 @@ def test_weights_and_multiply_adds_are_the_papers(name):
     assert counts.sampling == num_rates * 97 * 97 * 36 * (predicted + 512)
 
 
+def test_the_deformable_baseline_of_table_1_is_its_projection():
+    """1.31 M and, of 12.34 G, 12.33 G; the walks, 0.33 M and 3.12 G, are not in them."""
+    plain = {"rates": (1, 6, 12, 24), "affinity": False, "filters": False}
+    block = DGMNBlock(512, **plain, walk=False)
+    projection = 5 * 512 * 512
+    assert block.conv.lin.weight.numel() == projection == 1_310_720
+    # A filter of nine taps for each rate and group, the same for all nodes.
+    assert sum(p.numel() for p in block.parameters()) == projection + 4 * 4 * 9
+    counts = count_multiply_adds(block, 1, 512, 97, 97)
+    assert counts.dense == projection * 97 * 97
+    assert round(counts.dense / 1e9, 2) == 12.33
+    walking = count_multiply_adds(DGMNBlock(512, **plain), 1, 512, 97, 97)
+    assert walking.dense - counts.dense == 4 * 18 * 512 * 9 * 97 * 97
+
+
 def test_the_sum_has_a_factor_a_rate():
     block = DGMNBlock(512, fusion="sum")
     assert sum(p.numel() for p in block.parameters()) == 5 * (45 + 18) * 512 * 9 + 5
