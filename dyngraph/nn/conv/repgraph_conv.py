@@ -83,9 +83,8 @@ class RepGraphConv(AttentionConv):
         return out, edges
 
     def num_edge_samples(self, edge_sample: Tensor) -> int:
-        # Any module may be a sampler, and one of another class need not say.
-        num_samples = getattr(self.sampler, "num_samples", None)
-        return super().num_edge_samples(edge_sample) if num_samples is None else num_samples
+        # Any module may be a sampler; one of another class, or for maps of any size, does not say.
+        return getattr(self.sampler, "num_samples", 0) or super().num_edge_samples(edge_sample)
 
     def sample(
         self, x: Union[Tensor, PairTensor], grid: Grid

@@ -14,7 +14,7 @@ from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import coalesce, to_torch_csr_tensor
 
 from dyngraph import Grid, Neighborhood
-from dyngraph.nn.conv import DGMN2Conv, DGMNConv, NonLocalConv, RepGraphConv
+from dyngraph.nn.conv import CrissCrossConv, DGMN2Conv, DGMNConv, NonLocalConv, RepGraphConv
 from dyngraph.samplers import OffsetSampler, Sampler, WalkSampler
 
 CHANNELS = 4
@@ -353,6 +353,17 @@ def test_nonlocal_on_a_sampled_graph_is_repgraph():
     other.load_state_dict(conv.state_dict(), strict=False)
     want, near, _ = conv.sample(x, grid)
     assert_same(other(x, *near.edges()), want)
+
+
+def test_criss_cross_on_edges_equals_the_grid():
+    """How many samples a node has depends on the size of the maps, and is read from the graph."""
+    grid = Grid([[3, 4], [3, 4]])
+    conv, on_edges = (CrissCrossConv(CHANNELS, backend=name).double() for name in ("torch", "pyg"))
+    on_edges.load_state_dict(conv.state_dict())
+    x = torch.randn(24, CHANNELS, dtype=torch.float64)
+    edges = conv.sample(x, grid)[1].edges()
+    assert_same(conv(x, *edges), conv(x, grid))
+    assert_same(on_edges(x, grid), conv(x, grid))
 
 
 def test_nonlocal_on_all_pairs_equals_the_grid():
