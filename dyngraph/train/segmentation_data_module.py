@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dyngraph.data import (
@@ -26,13 +27,16 @@ class SegmentationDataModule(ImageDataModule):
         dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
         crop_size: Height and width of the training crops, in pixels.
         batch_size: The number of images of a step, over all processes and accumulated batches.
-        scale: The range of the random scale.
+        scale: The range that the random scale is drawn from uniformly; ``(1, 1)``: none. Defaults
+            to ``(0.5, 2)`` without ``scales``.
+        scales: The scales of which one is drawn, as in RepGraph, in the place of ``scale``.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
 
     Raises:
-        ValueError: If ``dataset`` is unknown.
+        ValueError: If ``dataset`` is unknown, ``crop_size``, ``scale`` or ``scales`` is not
+            positive, or both ``scale`` and ``scales`` are given.
     """
 
     train: SegmentationDataset
@@ -44,7 +48,8 @@ class SegmentationDataModule(ImageDataModule):
         dataset: str = "cityscapes",
         crop_size: tuple[int, int] = (769, 769),
         batch_size: int = 8,
-        scale: tuple[float, float] = (0.5, 2.0),
+        scale: tuple[float, float] | None = None,
+        scales: Sequence[float] | None = None,
         num_workers: int = 2,
         seed: int = 0,
         val_batch_size: int = 1,
@@ -52,13 +57,11 @@ class SegmentationDataModule(ImageDataModule):
         if dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
         super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size)
-        self.crop_size = crop_size
-        self.scale = scale
+        self.augment = train_transform(crop_size, scale, scales)
 
     def generate(self) -> None:
         GENERATORS[self.dataset](self.root)
 
     def load(self, split: str) -> SegmentationDataset:
-        is_train = split == "train"
-        transform = train_transform(self.crop_size, self.scale) if is_train else eval_transform()
+        transform = self.augment if split == "train" else eval_transform()
         return DATASETS[self.dataset](self.root, split, transform)
