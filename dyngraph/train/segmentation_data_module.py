@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dyngraph.data import (
     DATASETS,
@@ -33,13 +34,15 @@ class SegmentationDataModule(ImageDataModule):
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
+        train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, as the
+            papers do for Cityscapes' test images. Validation stays as it is, but then says nothing
+            about images that were not trained on.
 
     Raises:
-        ValueError: If ``dataset`` is unknown, ``crop_size``, ``scale`` or ``scales`` is not
-            positive, or both ``scale`` and ``scales`` are given.
+        ValueError: If ``dataset`` or ``train_split`` is unknown, ``crop_size``, ``scale`` or
+            ``scales`` is not positive, or both ``scale`` and ``scales`` are given.
     """
 
-    train: SegmentationDataset
     val: SegmentationDataset
 
     def __init__(
@@ -53,15 +56,16 @@ class SegmentationDataModule(ImageDataModule):
         num_workers: int = 2,
         seed: int = 0,
         val_batch_size: int = 1,
+        train_split: Literal["train", "trainval"] = "train",
     ) -> None:
         if dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
-        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size)
+        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size, train_split)
         self.augment = train_transform(crop_size, scale, scales)
 
     def generate(self) -> None:
         GENERATORS[self.dataset](self.root)
 
-    def load(self, split: str) -> SegmentationDataset:
-        transform = self.augment if split == "train" else eval_transform()
+    def load(self, split: str, augmented: bool) -> SegmentationDataset:
+        transform = self.augment if augmented else eval_transform()
         return DATASETS[self.dataset](self.root, split, transform)

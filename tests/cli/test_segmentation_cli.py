@@ -157,6 +157,22 @@ def test_train_score_and_predict(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", DATASETS)
+def test_training_on_all_images_at_one_of_several_scales(name, data, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {scales: [0.75, 1, 1.25, 1.5, 1.75, 2], train_split: trainval}\n")
+    run = [f"--config={config}", f"--data.root={data / name}", f"--data.dataset={name}", *TINY]
+    main(["fit", *run, f"--trainer.folder={tmp_path / 'run'}"])
+    assert 0 <= float(scores(capsys)["pixel_accuracy"]) <= 1
+    saved = read_config(tmp_path / "run/config.yaml")["data"]
+    assert saved["scales"] == [0.75, 1, 1.25, 1.5, 1.75, 2]
+    assert (saved["scale"], saved["train_split"]) == (None, "trainval")
+    # What the command line says wins over a file.
+    other = ["--data.scales=[0.75, 1.0]", "--data.train_split=train"]
+    found = settings([*run, *other], capsys)["data"]
+    assert (found["scales"], found["train_split"]) == ([0.75, 1.0], "train")
+
+
+@pytest.mark.parametrize("name", DATASETS)
 def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
     """On the files that were written, for Cityscapes the official one."""
     run = [f"--data.root={data / name}", f"--data.dataset={name}", *TINY]
@@ -178,6 +194,8 @@ def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--model.lr=fast"], "model.lr"),
         (["--model.rate=1"], "model.rate"),
+        (["--data.train_split=test"], "data.train_split"),
+        (["--data.scales=many"], "data.scales"),
         (["--task=depth"], "--task: expected one of ('segmentation', 'detection'), got 'depth'"),
     ],
 )

@@ -91,6 +91,28 @@ def test_a_range_and_a_list_of_scales(scenes):
         SegmentationDataModule(scenes, scale=(1.0, 1.0), scales=[1.0])
 
 
+@pytest.mark.parametrize(("train_split", "numbers"), [("train", (5, 0)), ("trainval", (5, 2))])
+def test_what_is_trained_on(scenes, train_split, numbers):
+    """Whole scenes, flipped or not, tell which ones a pass over the images has: each once."""
+    options = {"crop_size": (64, 128), "scale": (1.0, 1.0), "train_split": train_split}
+    module = make_module(scenes, **options)
+    loader = module.train_dataloader()
+    images = torch.cat([image for image, _ in loader])[: sum(numbers)]
+    for split, number in zip(("train", "val"), numbers, strict=True):
+        known = [image for image, _ in CityscapesSegmentation(scenes, split, eval_transform())]
+        seen = [
+            sum(torch.equal(image, old) or torch.equal(image.flip(-1), old) for image in images)
+            for old in known
+        ]
+        assert seen == [1 if number else 0] * len(known)
+    assert module.val.image_paths == CityscapesSegmentation(scenes, "val").image_paths
+
+
+def test_an_unknown_train_split_is_named(scenes):
+    with pytest.raises(ValueError, match=r"^train_split: expected one of .*, got 'test'"):
+        SegmentationDataModule(scenes, train_split="test")
+
+
 def test_validation_sees_whole_images(scenes):
     module = make_module(scenes, val_batch_size=2)
     ((image, label),) = module.val_dataloader()
