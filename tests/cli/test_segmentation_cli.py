@@ -1,7 +1,10 @@
 """The command line for segmenters, on small generated data in the formats of the data sets."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -154,6 +157,48 @@ def test_train_score_and_predict(data, tmp_path, capsys):
         for path in (tmp_path / "out" / folder).iterdir():
             with Image.open(path) as image:
                 assert image.size[0] > 0
+
+
+def test_what_the_server_of_cityscapes_takes(data, tmp_path):
+    """Test images in Cityscapes' own folders; its own code finds and reads the files."""
+    judge = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    helpers = pytest.importorskip("cityscapesscripts.helpers.labels")
+    root, out = tmp_path / "cityscapes", tmp_path / "out"
+    names = ["berlin_000000_000019", "bielefeld_000000_021221", "bielefeld_000000_021341"]
+    pictures = sorted((data / "cityscapes/leftImg8bit").rglob("*.png"))
+    for name, picture in zip(names, pictures, strict=False):
+        folder = root / "leftImg8bit/test" / name.partition("_")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder / f"{name}_leftImg8bit.png")
+    run = [f"--data.root={data / 'cityscapes'}", *TINY, f"--trainer.folder={tmp_path / 'run'}"]
+    main(["fit", *run, "--data.train_split=trainval"])
+    # Neither images nor labels of the other splits.
+    predict = ["predict", f"--config={tmp_path / 'run/config.yaml'}", f"--data.root={root}"]
+    predict += [f"--images={root / 'leftImg8bit/test'}", f"--out={out}", "--label_ids=true"]
+    main(predict)
+    files = {path: path.read_bytes() for path in out.rglob("*.png")}
+    assert len(files) == 3 * len(names)
+    for name in names:
+        truth = f"{root}/gtFine/test/{name.partition('_')[0]}/{name}_gtFine_labelIds.png"
+        args = SimpleNamespace(predictionPath=str(out / "label_ids"), predictionWalk=None)
+        found = Path(judge.getPrediction(args, truth))
+        assert found == out / f"label_ids/{name}_pred_labelIds.png"
+        city = name.partition("_")[0]
+        with (
+            Image.open(found) as ids,
+            Image.open(out / f"labels/{city}/{name}_leftImg8bit.png") as classes,
+            Image.open(root / f"leftImg8bit/test/{city}/{name}_leftImg8bit.png") as picture,
+        ):
+            assert ids.mode == "L"
+            assert ids.size == classes.size == picture.size
+            to_id = np.vectorize(lambda train_id: helpers.trainId2label[train_id].id)
+            assert np.array_equal(np.asarray(ids), to_id(np.asarray(classes)))
+    # An interrupted run goes on.
+    (out / f"label_ids/{names[1]}_pred_labelIds.png").unlink()
+    main(predict)
+    assert {path: path.read_bytes() for path in out.rglob("*.png")} == files
+    with pytest.raises(ValueError, match=r"^label_ids: expected classes of cityscapes, got ade"):
+        main([*predict, "--data.dataset=ade20k"])
 
 
 @pytest.mark.parametrize("name", DATASETS)
