@@ -17,6 +17,7 @@ from dyngraph.evaluate.coco import (
     write_detections,
 )
 from dyngraph.evaluate.detect import detect_folder
+from dyngraph.evaluate.detect_listed import detect_listed
 from dyngraph.models import mask_rcnn
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.train import DetectionDataModule, DetectionTask, LogDetections
@@ -43,6 +44,11 @@ class DetectionRun(Run[DetectionDataModule]):
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
         help_ = "smallest score of an object that is drawn"
         parser.add_argument("--threshold", type=float, default=0.5, help=help_)
+        help_ = (
+            "COCO's file of the images, e.g. image_info_test-dev2017.json: writes their results "
+            "for its evaluation server, and no pictures"
+        )
+        parser.add_argument("--image_info", type=str | None, help=help_)
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
@@ -61,6 +67,10 @@ class DetectionRun(Run[DetectionDataModule]):
         data = DetectionDataModule(**args.data, seed=args.seed)
         task = self.placed_task(args, data)
         classes = CocoDetection.classes(data.root)
+        if args.image_info is not None:
+            categories = dict(zip(classes.ids, classes.names, strict=True))
+            detect_listed(task.model, args.image_info, args.images, args.out, categories)
+            return
         detect_folder(
             task.model,
             args.images,

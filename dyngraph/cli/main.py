@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args = parser.parse_args(given)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    config = COMMANDS[args.command](run).dump(args[args.command])
+    config = COMMANDS[args.command](run).dump(args[args.command], skip_unset=False)
     # What names a class becomes its instance; the groups stay groups, because seeds come first.
     getattr(run, args.command)(parser.instantiate(args)[args.command], config)
 

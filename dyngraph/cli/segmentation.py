@@ -33,7 +33,8 @@ class SegmentationRun(Run[SegmentationDataModule]):
         return LogPictures(data.val)
 
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--label_ids", type=bool, default=False, help="also Cityscapes' ids")
+        help_ = "also write label ids, as Cityscapes' evaluation server takes them"
+        parser.add_argument("--label_ids", type=bool, default=False, help=help_)
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
@@ -59,6 +60,8 @@ class SegmentationRun(Run[SegmentationDataModule]):
 
     def predict(self, args: Namespace, config: str) -> None:
         data = SegmentationDataModule(**args.data, seed=args.seed)
+        if args.label_ids and data.dataset != "cityscapes":
+            raise ValueError(f"label_ids: expected classes of cityscapes, got {data.dataset}")
         task = self.placed_task(args, data)
         _, palette = DATASETS[data.dataset].classes(data.root)
         predict_folder(

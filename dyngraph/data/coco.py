@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from dyngraph.data.coco_images import CocoImages
 from dyngraph.data.coco_json import read_instances
 from dyngraph.data.coco_masks import decode_mask
-from dyngraph.data.files import read_rgb
 from dyngraph.data.seeded_dataset import SeededDataset
 from dyngraph.data.segmentation_dataset import Transform
 from dyngraph.data.voc_palette import voc_palette
@@ -84,24 +84,15 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
     def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
         self.annotation_path = self.annotation_file(root, split)
         content = read_instances(self.annotation_path)
-        self._images = sorted(content["images"], key=lambda image: image["id"])
         self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for annotation in content["annotations"]:
             self._annotations[annotation["image_id"]].append(annotation)
         self.class_names, self.category_ids, self.palette = _classes(content)
         self._labels = {id: label for label, id in enumerate(self.category_ids, start=1)}
 
-        if not self._images:
-            raise ValueError(f"{self.annotation_path}: expected images, got none")
-        self.image_ids = [image["id"] for image in self._images]
-        self.image_paths = [
-            Path(root, f"{split}2017", image["file_name"]) for image in self._images
-        ]
-        for id, path in zip(self.image_ids, self.image_paths, strict=True):
-            if not path.is_file():
-                raise FileNotFoundError(
-                    f"{self.annotation_path}: images, id {id}: expected {path}, which is missing"
-                )
+        folder = Path(root, f"{split}2017")
+        self._images = CocoImages(self.annotation_path, content["images"], folder)
+        self.image_ids, self.image_paths = self._images.ids, self._images.paths
         self.transform = transform
 
     @classmethod
@@ -120,15 +111,9 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
         return len(self._images)
 
     def load(self, index: int) -> tuple[Tensor, Target]:
-        id, path = self.image_ids[index], self.image_paths[index]
-        image = read_rgb(path)
-        size = (self._images[index]["height"], self._images[index]["width"])
-        if tuple(image.shape[1:]) != size:
-            raise ValueError(
-                f"{path}: expected height and width {list(size)}, as in {self.annotation_path}, "
-                f"images, id {id}; got {list(image.shape[1:])}"
-            )
-        item = tv_tensors.Image(image), self._target(id, size)
+        image = self._images.read(index)
+        target = self._target(self.image_ids[index], (image.shape[1], image.shape[2]))
+        item = tv_tensors.Image(image), target
         return item if self.transform is None else self.transform(*item)
 
     def _target(self, image_id: int, size: tuple[int, int]) -> Target:

@@ -14,6 +14,27 @@ from dyngraph.data.coco_masks import is_number, shorten
 _MAX_SIDE = 65535
 
 
+def read_image_info(path: Path) -> dict[str, Any]:
+    r"""Reads a file of images, with or without annotations, that nobody has vouched for.
+
+    Returns:
+        The file's content, with ``"images"`` and ``"categories"``.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it isn't JSON or an entry is broken. The error names file and entry.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected COCO's annotations, got {shorten(content)}")
+    _check_entries(path, content, "images", _check_image)
+    _check_entries(path, content, "categories", _check_category)
+    names = Counter(category["name"] for category in content["categories"])
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"{path}: expected one category of each name, got {repeated[0]!r} again")
+    return content
+
+
 def read_instances(path: Path) -> dict[str, Any]:
     r"""Reads an annotation file of object instances that nobody has vouched for.
 
@@ -26,14 +47,10 @@ def read_instances(path: Path) -> dict[str, Any]:
         FileNotFoundError: If the file is missing.
         ValueError: If it isn't JSON or an entry is broken. The error names file and entry.
     """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected COCO's annotations, got {shorten(content)}")
-    image_ids = _check_entries(path, content, "images", _check_image)
-    category_ids = _check_entries(path, content, "categories", _check_category)
-    names = Counter(category["name"] for category in content["categories"])
-    if repeated := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"{path}: expected one category of each name, got {repeated[0]!r} again")
+    content = read_image_info(path)
+    image_ids, category_ids = (
+        {entry["id"] for entry in content[kind]} for kind in ("images", "categories")
+    )
 
     def check_annotation(annotation: dict[str, Any]) -> None:
         _check_annotation(annotation)
@@ -78,8 +95,8 @@ def check_box(box: Any) -> None:
 
 def _check_entries(
     path: Path, content: dict[str, Any], kind: str, check: Callable[[dict[str, Any]], None]
-) -> set[int]:
-    """Checks a list of the file; the ids of its entries."""
+) -> None:
+    """Checks a list of the file."""
     entries = content.get(kind)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of {kind}, got {shorten(entries)}")
@@ -96,7 +113,6 @@ def _check_entries(
             raise ValueError(f"{path}: {kind}, id {entry['id']}: expected {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}: {kind}, id {entry['id']}: {error}") from error
-    return ids
 
 
 def _check_image(image: dict[str, Any]) -> None:

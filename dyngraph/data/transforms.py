@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class RandomScale(v2.Transform):
     r"""Resizes images and masks by one factor drawn uniformly from a range.
 
-    Images are interpolated bilinearly, masks by nearest neighbour.
+    Images are interpolated bilinearly, masks by nearest neighbour. Where the size stays, so does
+    every pixel.
 
     Args:
         scale: The smallest and the largest factor.
@@ -29,45 +32,82 @@ class RandomScale(v2.Transform):
 
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()
-        smallest, largest = scale
-        if not 0 < smallest <= largest:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] < math.inf:
             raise ValueError(f"scale: expected 0 < smallest <= largest, got {tuple(scale)}")
-        self.scale = (smallest, largest)
+        self.scale = scale
+
+    def draw(self) -> float:
+        r"""A factor."""
+        smallest, largest = self.scale
+        return smallest + float(torch.rand(())) * (largest - smallest)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.query_size(flat_inputs)
-        smallest, largest = self.scale
-        factor = smallest + float(torch.rand(())) * (largest - smallest)
+        factor = self.draw()
         return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return self._call_kernel(v2.functional.resize, inpt, size=params["size"], antialias=True)
 
 
+class RandomScaleOf(RandomScale):
+    r"""Resizes images and masks by one of several factors, each as likely as the others.
+
+    Args:
+        scales: The factors.
+
+    Raises:
+        ValueError: If there is none, or one that is not positive.
+    """
+
+    def __init__(self, scales: Sequence[float]) -> None:
+        if not scales or not all(0 < factor < math.inf for factor in scales):
+            raise ValueError(f"scales: expected positive factors, at least one, got {scales}")
+        super().__init__((min(scales), max(scales)))
+        self.scales = tuple(scales)
+
+    def draw(self) -> float:
+        return self.scales[int(torch.randint(len(self.scales), ()))]
+
+
 def train_transform(
-    crop_size: int | tuple[int, int], scale: tuple[float, float] = (0.5, 2.0)
+    crop_size: int | tuple[int, int],
+    scale: tuple[float, float] | None = None,
+    scales: Sequence[float] | None = None,
 ) -> v2.Transform:
     r"""Random scale, random crop, random horizontal flip and :func:`eval_transform`.
 
     Where a scaled image is smaller than the crop, the image is padded with ImageNet's mean colour
     and the label with 255. The recipe of "Representative Graph Neural Network" (ECCV 2020) crops
-    769 x 769.
+    769 x 769 on Cityscapes, at one of the scales 0.75, 1, 1.25, 1.5, 1.75 and 2.
 
     Args:
         crop_size: The height and width of the crop, or both in one number.
-        scale: The range of the random scale; ``(1, 1)`` keeps the size.
+        scale: The range that the scale is drawn from uniformly; ``(1, 1)`` keeps the size, and
+            every pixel. Defaults to ``(0.5, 2)`` without ``scales``.
+        scales: The scales of which one is drawn, in the place of ``scale``.
 
     Raises:
-        ValueError: If ``crop_size`` is not positive or ``scale`` not ``0 < smallest <= largest``.
+        ValueError: If ``crop_size`` is not positive, ``scale`` not ``0 < smallest <= largest``, or
+            ``scales`` has none or one that is not positive; or if both are given.
     """
     size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"crop_size: expected a positive height and width, got {crop_size}")
+    if scale is not None and scales is not None:
+        raise ValueError(
+            "scale, scales: expected a range or a list, and None for the other; "
+            f"got {scale} and {scales}"
+        )
+    if scales is None:
+        resize = RandomScale((0.5, 2.0) if scale is None else scale)
+    else:
+        resize = RandomScaleOf(scales)
     mean_colour = [round(255 * mean) for mean in IMAGENET_MEAN]
     fill = {tv_tensors.Image: mean_colour, tv_tensors.Mask: IGNORE}
     return v2.Compose(
         [
-            RandomScale(scale),
+            resize,
             v2.RandomCrop(size, pad_if_needed=True, fill=fill),
             v2.RandomHorizontalFlip(),
             eval_transform(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -29,9 +29,12 @@ class DetectionDataModule(ImageDataModule):
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
+        train_split: ``"train"``, or ``"trainval"`` to train on the validation images too.
+
+    Raises:
+        ValueError: If ``train_split`` is unknown.
     """
 
-    train: CocoDetection
     val: CocoDetection
 
     def __init__(
@@ -41,15 +44,15 @@ class DetectionDataModule(ImageDataModule):
         num_workers: int = 2,
         seed: int = 0,
         val_batch_size: int = 1,
+        train_split: Literal["train", "trainval"] = "train",
     ) -> None:
-        super().__init__(root, "coco", batch_size, num_workers, seed, val_batch_size)
+        super().__init__(root, "coco", batch_size, num_workers, seed, val_batch_size, train_split)
 
     def generate(self) -> None:
         generate_coco(self.root)
 
-    def load(self, split: str) -> CocoDetection:
-        is_train = split == "train"
-        transform = detection_train_transform() if is_train else detection_eval_transform()
+    def load(self, split: str, augmented: bool) -> CocoDetection:
+        transform = detection_train_transform() if augmented else detection_eval_transform()
         return CocoDetection(self.root, split, transform)
 
     @staticmethod

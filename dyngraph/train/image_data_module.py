@@ -11,8 +11,13 @@ import lightning
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dyngraph.data import ResumableLoader, SeededSampler
+from dyngraph.data.joined_dataset import JoinedDataset
+from dyngraph.data.seeded_dataset import SeededDataset
 
 GENERATED = Path("runs/generated")
+
+TRAIN_SPLITS = {"train": ("train",), "trainval": ("train", "val")}
+"""The splits whose images are trained on, by name."""
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -29,9 +34,14 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
+        train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, for
+            results on a test set. Validation stays as it is, but then tells nothing about others.
+
+    Raises:
+        ValueError: If ``train_split`` is unknown.
     """
 
-    train: Dataset
+    train: JoinedDataset
     val: Dataset
 
     collate: Callable[[list[Any]], Any] | None = None
@@ -45,8 +55,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         num_workers: int,
         seed: int,
         val_batch_size: int,
+        train_split: str,
     ) -> None:
         super().__init__()
+        if train_split not in TRAIN_SPLITS:
+            raise ValueError(
+                f"train_split: expected one of {(*TRAIN_SPLITS,)}, got {train_split!r}"
+            )
         self.root = Path(GENERATED, dataset) if root == "generated" else Path(root)
         self.is_generated = root == "generated"
         self.dataset = dataset
@@ -54,23 +69,25 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.val_batch_size = val_batch_size
+        self.train_split = train_split
 
     @abstractmethod
     def generate(self) -> None:
         r"""Writes a small data set to ``root``."""
 
     @abstractmethod
-    def load(self, split: str) -> Dataset:
-        r"""The data set ``"train"``, augmented, or ``"val"``."""
+    def load(self, split: str, augmented: bool) -> SeededDataset:
+        r"""The images of a split, augmented for training or as they are."""
 
     def prepare_data(self) -> None:
         if self.is_generated:
             self.generate()
 
     def setup(self, stage: str) -> None:
-        self.val = self.load("val")
+        self.val = self.load("val", augmented=False)
         if stage == "fit":
-            self.train = self.load("train")
+            splits = TRAIN_SPLITS[self.train_split]
+            self.train = JoinedDataset([self.load(split, augmented=True) for split in splits])
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
@@ -82,7 +99,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
                 f"{trainer.accumulate_grad_batches} accumulated batches, got {self.batch_size}"
             )
         sampler = SeededSampler(
-            num_items=len(self.train),  # type: ignore[arg-type]
+            num_items=len(self.train),
             num_samples=trainer.max_steps * self.batch_size,
             seed=self.seed,
             rank=trainer.global_rank,

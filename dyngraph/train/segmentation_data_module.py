@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dyngraph.data import (
     DATASETS,
@@ -26,16 +28,21 @@ class SegmentationDataModule(ImageDataModule):
         dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
         crop_size: Height and width of the training crops, in pixels.
         batch_size: The number of images of a step, over all processes and accumulated batches.
-        scale: The range of the random scale.
+        scale: The range that the random scale is drawn from uniformly; ``(1, 1)``: none. Defaults
+            to ``(0.5, 2)`` without ``scales``.
+        scales: The scales of which one is drawn, as in RepGraph, in the place of ``scale``.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
+        train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, as the
+            papers do for Cityscapes' test images. Validation stays as it is, but then says nothing
+            about images that were not trained on.
 
     Raises:
-        ValueError: If ``dataset`` is unknown.
+        ValueError: If ``dataset`` or ``train_split`` is unknown, ``crop_size``, ``scale`` or
+            ``scales`` is not positive, or both ``scale`` and ``scales`` are given.
     """
 
-    train: SegmentationDataset
     val: SegmentationDataset
 
     def __init__(
@@ -44,21 +51,21 @@ class SegmentationDataModule(ImageDataModule):
         dataset: str = "cityscapes",
         crop_size: tuple[int, int] = (769, 769),
         batch_size: int = 8,
-        scale: tuple[float, float] = (0.5, 2.0),
+        scale: tuple[float, float] | None = None,
+        scales: Sequence[float] | None = None,
         num_workers: int = 2,
         seed: int = 0,
         val_batch_size: int = 1,
+        train_split: Literal["train", "trainval"] = "train",
     ) -> None:
         if dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
-        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size)
-        self.crop_size = crop_size
-        self.scale = scale
+        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size, train_split)
+        self.augment = train_transform(crop_size, scale, scales)
 
     def generate(self) -> None:
         GENERATORS[self.dataset](self.root)
 
-    def load(self, split: str) -> SegmentationDataset:
-        is_train = split == "train"
-        transform = train_transform(self.crop_size, self.scale) if is_train else eval_transform()
+    def load(self, split: str, augmented: bool) -> SegmentationDataset:
+        transform = self.augment if augmented else eval_transform()
         return DATASETS[self.dataset](self.root, split, transform)

@@ -134,6 +134,35 @@ def test_train_score_and_predict(coco, tmp_path, capsys):
     assert found == detections
 
 
+def test_results_for_the_evaluation_server(coco, tmp_path):
+    """Test images in COCO's own files, without annotations; no pictures are written."""
+    run = [*TINY, f"--data.root={coco}", f"--trainer.folder={tmp_path / 'run'}"]
+    main(["fit", *run])
+    content = json.loads((coco / "annotations/instances_train2017.json").read_text())
+    del content["annotations"]
+    image_info = tmp_path / "image_info_test-dev2017.json"
+    image_info.write_text(json.dumps(content))
+    out, images = tmp_path / "out", coco / "train2017"
+    predict = ["predict", f"--config={tmp_path / 'run/config.yaml'}", f"--out={out}"]
+    main([*predict, f"--images={images}", f"--image_info={image_info}"])
+    name = "detections_test-dev2017_dyngraph_results.json"
+    assert sorted(path.name for path in out.iterdir()) == [name, "results"]
+    found = json.loads((out / name).read_text())
+    assert {detection["image_id"] for detection in found} == {1, 2}
+    # The same as without the list, in which images have no numbers.
+    main([*predict, f"--images={images}", f"--out={tmp_path / 'plain'}"])
+    plain = [
+        {"image_id": number} | detection
+        for number in (1, 2)
+        for detection in json.loads((tmp_path / f"plain/detections/{number:012d}.json").read_text())
+    ]
+    for detection in plain:
+        del detection["category"]
+    assert found == plain
+    with pytest.raises(FileNotFoundError, match=r"images, id 1: expected .*, and 1 more"):
+        main([*predict, f"--images={coco / 'val2017'}", f"--image_info={image_info}"])
+
+
 def test_prediction_needs_no_image_of_the_data_set(coco, tmp_path):
     run = [*TINY, f"--data.root={coco}", f"--trainer.folder={tmp_path / 'run'}"]
     main(["fit", *run])

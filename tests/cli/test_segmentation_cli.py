@@ -1,7 +1,10 @@
 """The command line for segmenters, on small generated data in the formats of the data sets."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -156,6 +159,64 @@ def test_train_score_and_predict(data, tmp_path, capsys):
                 assert image.size[0] > 0
 
 
+def test_what_the_server_of_cityscapes_takes(data, tmp_path):
+    """Test images in Cityscapes' own folders; its own code finds and reads the files."""
+    judge = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    helpers = pytest.importorskip("cityscapesscripts.helpers.labels")
+    root, out = tmp_path / "cityscapes", tmp_path / "out"
+    names = ["berlin_000000_000019", "bielefeld_000000_021221", "bielefeld_000000_021341"]
+    pictures = sorted((data / "cityscapes/leftImg8bit").rglob("*.png"))
+    for name, picture in zip(names, pictures, strict=False):
+        folder = root / "leftImg8bit/test" / name.partition("_")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder / f"{name}_leftImg8bit.png")
+    run = [f"--data.root={data / 'cityscapes'}", *TINY, f"--trainer.folder={tmp_path / 'run'}"]
+    main(["fit", *run, "--data.train_split=trainval"])
+    # Neither images nor labels of the other splits.
+    predict = ["predict", f"--config={tmp_path / 'run/config.yaml'}", f"--data.root={root}"]
+    predict += [f"--images={root / 'leftImg8bit/test'}", f"--out={out}", "--label_ids=true"]
+    main(predict)
+    files = {path: path.read_bytes() for path in out.rglob("*.png")}
+    assert len(files) == 3 * len(names)
+    for name in names:
+        truth = f"{root}/gtFine/test/{name.partition('_')[0]}/{name}_gtFine_labelIds.png"
+        args = SimpleNamespace(predictionPath=str(out / "label_ids"), predictionWalk=None)
+        found = Path(judge.getPrediction(args, truth))
+        assert found == out / f"label_ids/{name}_pred_labelIds.png"
+        city = name.partition("_")[0]
+        with (
+            Image.open(found) as ids,
+            Image.open(out / f"labels/{city}/{name}_leftImg8bit.png") as classes,
+            Image.open(root / f"leftImg8bit/test/{city}/{name}_leftImg8bit.png") as picture,
+        ):
+            assert ids.mode == "L"
+            assert ids.size == classes.size == picture.size
+            to_id = np.vectorize(lambda train_id: helpers.trainId2label[train_id].id)
+            assert np.array_equal(np.asarray(ids), to_id(np.asarray(classes)))
+    # An interrupted run goes on.
+    (out / f"label_ids/{names[1]}_pred_labelIds.png").unlink()
+    main(predict)
+    assert {path: path.read_bytes() for path in out.rglob("*.png")} == files
+    with pytest.raises(ValueError, match=r"^label_ids: expected classes of cityscapes, got ade"):
+        main([*predict, "--data.dataset=ade20k"])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_training_on_all_images_at_one_of_several_scales(name, data, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text("data: {scales: [0.75, 1, 1.25, 1.5, 1.75, 2], train_split: trainval}\n")
+    run = [f"--config={config}", f"--data.root={data / name}", f"--data.dataset={name}", *TINY]
+    main(["fit", *run, f"--trainer.folder={tmp_path / 'run'}"])
+    assert 0 <= float(scores(capsys)["pixel_accuracy"]) <= 1
+    saved = read_config(tmp_path / "run/config.yaml")["data"]
+    assert saved["scales"] == [0.75, 1, 1.25, 1.5, 1.75, 2]
+    assert (saved["scale"], saved["train_split"]) == (None, "trainval")
+    # What the command line says wins over a file.
+    other = ["--data.scales=[0.75, 1.0]", "--data.train_split=train"]
+    found = settings([*run, *other], capsys)["data"]
+    assert (found["scales"], found["train_split"]) == ([0.75, 1.0], "train")
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
     """On the files that were written, for Cityscapes the official one."""
@@ -178,6 +239,8 @@ def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--model.lr=fast"], "model.lr"),
         (["--model.rate=1"], "model.rate"),
+        (["--data.train_split=test"], "data.train_split"),
+        (["--data.scales=many"], "data.scales"),
         (["--task=depth"], "--task: expected one of ('segmentation', 'detection'), got 'depth'"),
     ],
 )

@@ -4,7 +4,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dyngraph.data import denormalize, eval_transform, train_transform
-from dyngraph.data.transforms import RandomScale
+from dyngraph.data.transforms import RandomScale, RandomScaleOf
 
 MEAN_COLOUR = torch.tensor([124, 116, 104])
 
@@ -97,6 +97,19 @@ def test_scale_of_one_changes_nothing():
         assert torch.equal(out_mask, mask)
 
 
+def test_one_of_several_scales():
+    """RepGraph's, each about as often as the others, for image and mask alike."""
+    scales = (0.75, 1, 1.25, 1.5, 1.75, 2)
+    sizes = [(round(24 * scale), round(40 * scale)) for scale in scales]
+    drawn = []
+    for _, (out, out_mask) in random_pairs(RandomScaleOf(scales), count=300):
+        assert out.shape[-2:] == out_mask.shape
+        drawn.append(tuple(out_mask.shape))
+    assert set(drawn) == set(sizes)
+    # Five standard deviations of a count around its mean.
+    assert all(abs(drawn.count(size) - 50) < 5 * (300 * 5 / 36) ** 0.5 for size in sizes)
+
+
 def test_images_are_interpolated_with_antialiasing():
     # Plain bilinear interpolation would take the inner two of four columns.
     row = torch.tensor([0, 255, 255, 0], dtype=torch.uint8).repeat(16)
@@ -131,7 +144,26 @@ def test_wrong_crop_size(crop_size):
         train_transform(crop_size)
 
 
-@pytest.mark.parametrize("scale", [(0, 1), (2.0, 0.5), (-1, 1)])
+def test_train_transform_takes_scales():
+    areas = {
+        int((out_mask != 255).sum())
+        for _, (_, out_mask) in random_pairs(train_transform(100, scales=[0.5, 2]))
+    }
+    assert areas == {12 * 20, 48 * 80}
+
+
+@pytest.mark.parametrize("scales", [[], [0], [1, -1], [1, float("inf")], [float("nan")]])
+def test_wrong_scales(scales):
+    with pytest.raises(ValueError, match="scales: expected positive factors, at least one"):
+        train_transform(8, scales=scales)
+
+
+def test_a_range_and_a_list_of_scales():
+    with pytest.raises(ValueError, match=r"^scale, scales: expected .*; got \(1, 1\) and \[1, 2\]"):
+        train_transform(8, (1, 1), [1, 2])
+
+
+@pytest.mark.parametrize("scale", [(0, 1), (2.0, 0.5), (-1, 1), (1, float("inf")), (1,)])
 def test_wrong_scale(scale):
     with pytest.raises(ValueError, match="scale: expected 0 < smallest <= largest"):
         train_transform(8, scale)

@@ -12,7 +12,7 @@ import torch
 from oracle_detector import OracleDetector
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dyngraph.data import generate_coco
+from dyngraph.data import CocoDetection, generate_coco
 from dyngraph.evaluate.coco import detections_to_coco, judge_detections
 from dyngraph.models import mask_rcnn
 from dyngraph.train import DetectionDataModule, DetectionTask, LogDetections, fit
@@ -134,6 +134,17 @@ def test_losses_and_pictures_are_logged(coco, tmp_path):
         assert float(row["loss"]) == pytest.approx(sum(float(row[name]) for name in names))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["images"]) == {"detections", "nodes"}
+
+
+def test_training_on_all_images(coco):
+    data = DetectionDataModule(coco, batch_size=2, num_workers=0, train_split="trainval")
+    data.setup("fit")
+    trained = [data.train[number, 0][1]["image_id"] for number in range(len(data.train))]
+    assert trained == [
+        id for split in ("train", "val") for id in CocoDetection(coco, split).image_ids
+    ]
+    assert len(trained) == 15
+    assert data.val.image_ids == CocoDetection(coco, "val").image_ids
 
 
 def test_the_loss_is_the_sum_of_the_parts(coco):

@@ -1,0 +1,103 @@
+"""Detections for images that a file of COCO lists, for its evaluation server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+from dyngraph.data.coco_images import CocoImages
+from dyngraph.data.coco_json import read_image_info
+from dyngraph.data.files import write_file
+from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_detections
+from dyngraph.evaluate.image_folder import check_outside
+from dyngraph.nn.evaluation_mode import evaluation_mode
+
+
+@torch.inference_mode()
+def detect_listed(
+    model: nn.Module,
+    image_info: str | Path,
+    images: str | Path,
+    out: str | Path,
+    categories: Mapping[int, str],
+    progress: bool = True,
+) -> Path:
+    r"""Detects objects in the images that a file of COCO lists, and writes one results file.
+
+    It holds a list of all detections: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height,
+    in pixels), ``score`` and ``segmentation``, as COCO's evaluation server takes them, for boxes
+    and for masks. From ``image_info_test-dev2017.json`` comes
+    ``detections_test-dev2017_dyngraph_results.json``.
+
+    The detections of an image are written to ``results/<id>.json`` as soon as they are there. Such
+    an image is skipped, so that an interrupted run goes on where it stopped: give every model a
+    folder of its own.
+
+    Args:
+        model: From images ``[3, H, W]`` to detections, such as
+            :func:`~dyngraph.models.mask_rcnn`. It is run in evaluation mode, where its parameters
+            are.
+        image_info: COCO's JSON file of images and categories; annotations are not needed.
+        images: The folder of images.
+        out: The folder to write, made if it's missing. It must not be inside ``images``.
+        categories: The names of the categories that the model finds by COCO's numbers, that of
+            label 1 first.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The results file.
+
+    Raises:
+        FileNotFoundError: If ``image_info`` or an image that it lists is missing.
+        ValueError: If ``image_info`` is broken, lists no image or other categories than the model
+            finds, an image is not of the size that it says, a file in ``out`` is of other images,
+            or ``out`` is inside ``images``.
+        OSError: If an image cannot be read.
+    """
+    path, images, out = Path(image_info), Path(images), Path(out)
+    check_outside(images, out)
+    content = read_image_info(path)
+    _check_categories(path, content["categories"], categories)
+    listed = CocoImages(path, content["images"], images)
+    outputs = {id: out / "results" / f"{id}.json" for id in listed.ids}
+    device = next(model.parameters(), torch.empty(0)).device
+    with evaluation_mode(model):
+        numbers = tqdm(range(len(listed)), desc="detect", unit="image", disable=not progress)
+        for number in numbers:
+            id = listed.ids[number]
+            if outputs[id].exists():
+                continue
+            image = F.to_dtype(listed.read(number), torch.float32, scale=True).to(device)
+            (detected,) = model([image])
+            write_detections(outputs[id], detections_to_coco(id, detected, [*categories]))
+    results = out / f"detections_{path.stem.removeprefix('image_info_')}_dyngraph_results.json"
+    write_file(results, f"[{', '.join(_detections(outputs))}]".encode())
+    return results
+
+
+def _check_categories(
+    path: Path, found: Sequence[dict[str, Any]], expected: Mapping[int, str]
+) -> None:
+    names: dict[int, str] = {category["id"]: category["name"] for category in found}
+    for id in sorted({*names, *expected}):
+        if names.get(id) != expected.get(id):
+            raise ValueError(
+                f"{path}: categories, id {id}: expected {expected.get(id)!r}, as the data set "
+                f"has it, got {names.get(id)!r}"
+            )
+
+
+def _detections(outputs: Mapping[int, Path]) -> Iterator[str]:
+    """All detections in JSON. Not as objects: there are millions of them."""
+    for id, path in outputs.items():
+        for detection in read_detections(path):
+            if detection["image_id"] != id:
+                raise ValueError(f"{path}: image_id: expected {id}, got {detection['image_id']}")
+            yield json.dumps(detection)
