@@ -14,7 +14,7 @@ from dyngraph.nn.node_linear import TransformerLinear
 from dyngraph.nn.relative_position import RelativePosition
 from dyngraph.ops import sampled_attention
 from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.groups import split_groups
+from dyngraph.ops.groups import join_groups, split_groups
 from dyngraph.samplers import LinearWalkSampler, Sampler
 
 
@@ -130,7 +130,7 @@ class DGMN2Conv(AttentionConv):
         else:
             self.check_channels(x)
             check_rows(x, grid, None, None)
-            bias = self._relative_scores(self.qkv(x[1]).chunk(3, dim=1)[0], grid)
+            bias = self._relative_scores(x[1], grid)
             out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample, bias)
             result = out, with_attention(edge_index, alpha)
         out, edges = result
@@ -162,35 +162,40 @@ class DGMN2Conv(AttentionConv):
             ``[N, heads, K]``.
         """
         x = (x, x) if isinstance(x, Tensor) else x
-        walked = self.conv_offset(split_groups(x[1], self.heads), grid.repeat(self.heads))
-        pos = walked.pos.unflatten(0, (self.heads, -1)).transpose(0, 1)
-        near = Neighborhood(grid, pos, walked.padding_mode)
-        query, key, value = self.qkv(x[0]).chunk(3, dim=1)
-        if x[1] is not x[0]:
-            query = self.qkv(x[1]).chunk(3, dim=1)[0]
-        bias = self._relative_scores(query, grid)
-        if resolve_backend(self.backend, query.device) == "pyg":
-            parts = (self.scale * query, key, value)
-            edges = near.edges()
-            num_samples = self.heads * near.num_samples
+        all_heads = grid.repeat(self.heads)
+        by_head = self.conv_offset(split_groups(x[1], self.heads), all_heads)
+        pos = by_head.pos.unflatten(0, (self.heads, -1)).transpose(0, 1)
+        near = Neighborhood(grid, pos, by_head.padding_mode)
+        if resolve_backend(self.backend, x[0].device) == "pyg":
+            edges, num_samples = near.edges(), self.heads * near.num_samples
+            bias = self._relative_scores(x[1], grid)
             out, alpha = self.pass_messages(
-                parts, edges.index, edges.weight, edges.sample, num_samples, bias
+                self.queries_keys_values(x),
+                edges.index,
+                edges.weight,
+                edges.sample,
+                num_samples,
+                bias,
             )
             # All corners of a sample have its attention, and other heads none.
             alpha = alpha.view(*near.corner_index.shape, self.heads)[:, :, 0].sum(dim=-1)
             return out, near, alpha.unflatten(1, (self.heads, near.num_samples))
+        # Heads are split once, for queries, keys and values together.
+        query, key, value = split_groups(self.qkv(x[0]), 3 * self.heads).chunk(3)
+        if x[1] is not x[0]:
+            query = split_groups(self.qkv(x[1]), 3 * self.heads).chunk(3)[0]
         out, alpha = sampled_attention(
             query,
             key,
             value,
-            near,
-            groups=self.heads,
+            by_head,
             scale=self.scale,
-            bias=bias,
+            bias=self.pos_emb(query, all_heads).unsqueeze(1),
             return_weights=True,
             backend=self.backend,
         )
-        return out, near, alpha
+        alpha = alpha.unflatten(0, (self.heads, -1)).squeeze(2).transpose(0, 1)
+        return join_groups(out, self.heads), near, alpha
 
     def edge_update(
         self,
@@ -219,8 +224,9 @@ class DGMN2Conv(AttentionConv):
         alpha = (score if bias is None else score + bias).softmax(dim=-1)
         return head * alpha.flatten()[sample].unsqueeze(-1)
 
-    def _relative_scores(self, query: Tensor, grid: Grid) -> Tensor:
-        """The scores ``[N, heads, K]`` of the relative positions of a grid's samples."""
+    def _relative_scores(self, x: Tensor, grid: Grid) -> Tensor:
+        """The scores ``[N, heads, K]`` of the relative positions of targets' samples on a grid."""
+        query = self.qkv(x).chunk(3, dim=1)[0]
         bias = self.pos_emb(split_groups(query, self.heads), grid.repeat(self.heads))
         return bias.unflatten(0, (self.heads, -1)).transpose(0, 1)
 
