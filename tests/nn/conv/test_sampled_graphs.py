@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch_geometric import EdgeIndex
 from torch_geometric.explain import Explainer, GNNExplainer
+from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import Sequential
 from torch_geometric.testing import assert_module
 from torch_geometric.typing import SparseTensor
@@ -221,6 +222,23 @@ def test_sources_and_targets_may_differ(name):
     keep = edges.index[1] < 5
     out = conv((x[0], x[1][:5]), edges.index[:, keep], edges.weight[keep], edges.sample[keep])
     assert_same(out, want[:5])
+
+
+def test_sources_and_targets_may_differ_in_dgmn2_and_nonlocal():
+    grid = Grid([[3, 4], [2, 5]])
+    x = tuple(torch.randn(2, grid.num_nodes, CHANNELS, dtype=torch.float64).unbind())
+    conv = dgmn2()
+    edges = conv.sample(x, grid)[1].edges()
+    assert_same(conv(x, *edges, grid=grid), conv(x, grid))
+    repgraph = make("RepGraph")
+    other = NonLocalConv(CHANNELS, 4).double()
+    other.load_state_dict(repgraph.state_dict(), strict=False)
+    want, near, _ = repgraph.sample(x, grid)
+    index, weight, sample = near.edges()
+    assert_same(other(x, index, weight, sample), want)
+    keep = index[1] < 5
+    few = other((x[0], x[1][:5]), index[:, keep], weight[keep], sample[keep])
+    assert_same(few, want[:5])
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -456,7 +474,6 @@ def test_matrices_of_torch_sparse(name):
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_explainers_see_the_edges(name):
-    """An edge that the explainer hides is one whose message is lost."""
     conv, x, index, weight, sample = sampled_graph(name)
     explainer = Explainer(
         conv,
@@ -471,6 +488,22 @@ def test_explainers_see_the_edges(name):
     explanation = explainer(x, index, edge_weight=weight, edge_sample=sample)
     assert explanation.edge_mask.shape == weight.shape
     assert explanation.edge_mask.any()
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_message_of_a_masked_edge_is_lost(name):
+    """What explainers do: without the messages to node 7, its update has nothing to add."""
+    conv, x, index, weight, sample = sampled_graph(name)
+    want = conv(x, index, weight, sample)
+    set_masks(conv, (index[1] != 7).double(), index, apply_sigmoid=False)
+    out = conv(x, index, weight, sample)
+    others = torch.arange(25) != 7
+    assert_same(out[others], want[others])
+    nothing = {"DGMN": x[7], "DGMN2": conv.proj.bias if name == "DGMN2" else None}
+    assert_same(out[7], nothing.get(name, torch.zeros_like(out[7])))
+    assert not torch.allclose(want[7], out[7])
+    clear_masks(conv)
+    assert_same(conv(x, index, weight, sample), want)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
