@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-pyg lint types docs check clean
+.PHONY: demo test test-pyg fuzz lint types docs check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/demo.py
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 test-pyg: $(VENV)/.dev
 	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
 	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn tests/ops tests/test_grid.py
+
+# Drawn cases, new ones in every run.
+fuzz: $(VENV)/.dev
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q -n 2 tests/fuzz
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

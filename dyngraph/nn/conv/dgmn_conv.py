@@ -257,7 +257,8 @@ class DGMNConv(MessagePassing):
             dim_size=dim_size * self.num_samples,
             reduce="sum",
         )
-        rates = nodes.view(dim_size, self.num_samples, -1).split(self._samples_of_rates(), dim=1)
+        nodes = nodes.view(dim_size, self.num_samples, self.in_channels)
+        rates = nodes.split(self._samples_of_rates(), dim=1)
         parts = [message.predict_from(rate) for message, rate in zip(self.messages, rates)]
         filters = torch.cat([filters for filters, _ in parts], dim=-1)
         affinity = torch.cat(
