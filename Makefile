@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-pyg fuzz lint types docs check clean
+.PHONY: demo test test-pyg fuzz recipes lint types docs check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,10 @@ test-pyg: $(VENV)/.dev
 # Drawn cases, new ones in every run.
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q -n 2 tests/fuzz
+
+# Two iterations of every recipe, on generated data.
+recipes: $(VENV)/.dev
+	ALL_RECIPES=1 $(BIN)/python -m pytest -q -n 2 tests/papers
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,42 +1,19 @@
 """The command line for detectors, on a small set in the files of COCO."""
 
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 from PIL import Image
+from small_runs import TINY_DETECTOR as TINY
 
 from dyngraph.cli import main
 from dyngraph.config import read_config
 from dyngraph.data import CocoDetection, generate_coco
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path.relative_to(ROOT) for path in ROOT.glob("configs/coco/*.yaml"))
 # About loaders without workers and logs of few steps.
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
-
-SMALL = [
-    "--network.weights_backbone=null",
-    "--network.min_size=32",
-    "--network.max_size=128",
-    "--network.pyramid_channels=16",
-    "--network.box_batch_size_per_image=8",
-    "--network.rpn_post_nms_top_n_train=16",
-    "--network.rpn_post_nms_top_n_test=16",
-    "--network.box_detections_per_img=5",
-    "--network.box_score_thresh=0.0",
-    "--data.batch_size=2",
-    "--data.num_workers=0",
-    "--trainer.max_steps=2",
-    "--trainer.limit_val_batches=2",
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-TINY = ["--task=detection", "--network.backbone=resnet18", *SMALL]
 
 
 @pytest.fixture(scope="session")
@@ -44,59 +21,6 @@ def coco(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     generate_coco(folder, num_train=2, num_val=4, progress=False)
     return folder
-
-
-def scores(capsys):
-    """What a command has printed, as text: NaN equals NaN."""
-    return dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_recipe_runs(path, coco, tmp_path, capsys):
-    arguments = [f"--data.root={coco}", f"--trainer.folder={tmp_path}"]
-    main(["fit", f"--config={ROOT / path}", *SMALL, *arguments])
-    found = scores(capsys)
-    assert {"box_ap", "mask_ap", "box_ap50", "box_ap75"} <= found.keys()
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 2
-
-
-def table_rows():
-    """The rows of the settings in ``docs/reproduce.md``."""
-    lines = (ROOT / "docs/reproduce.md").read_text().splitlines()
-    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if len(row) == 10 and row[0].startswith("configs/coco")]
-
-
-@pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
-def test_recipes_have_the_settings_of_the_papers(row, capsys):
-    path, backbone, size, batch_size, optimizer, lr, weight_decay, steps, decay_steps, warmup = row
-    with pytest.raises(SystemExit):
-        main(["fit", f"--config={ROOT / path}", "--print_config"])
-    found = yaml.safe_load(capsys.readouterr().out)
-    assert found["network"]["backbone"] == backbone
-    sides = [found["network"][name] for name in ("min_size", "max_size")]
-    assert "/".join(map(str, sides)) == size
-    assert found["data"]["batch_size"] == int(batch_size)
-    assert found["model"]["optimizer"] == optimizer
-    assert found["model"]["lr"] == float(lr)
-    assert found["model"]["weight_decay"] == float(weight_decay)
-    assert found["model"]["momentum"] == 0.9
-    assert found["trainer"]["max_steps"] == int(steps)
-    assert found["model"]["decay_steps"] == [int(step) for step in decay_steps.split(", ")]
-    warmup_steps, warmup_factor = warmup.split(", from ")
-    assert found["model"]["warmup_steps"] == int(warmup_steps)
-    assert found["model"]["warmup_factor"] == float(Fraction(warmup_factor))
-    assert found["trainer"]["gradient_clip_val"] is None
-
-
-def test_the_table_has_every_recipe_that_sets_them():
-    bases = {
-        str(path)
-        for path in CONFIGS
-        if {"lr", "weight_decay"} & set(yaml.safe_load((ROOT / path).read_text()).get("model", {}))
-    }
-    assert {row[0] for row in table_rows()} == bases
 
 
 def test_train_score_and_predict(coco, tmp_path, capsys):

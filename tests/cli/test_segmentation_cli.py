@@ -6,40 +6,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
+from small_runs import TINY_SEGMENTER as TINY
+from small_runs import scores
 
 from dyngraph.cli import main
 from dyngraph.config import read_config
 from dyngraph.data import DATASETS, GENERATORS
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(
-    path.relative_to(ROOT)
-    for folder in ("dgmn", "dgmn2", "repgraph")
-    for path in ROOT.glob(f"configs/{folder}/*.yaml")
-)
 # About loaders without workers, logs of few steps and callbacks that watch nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
-
-SMALL = [
-    "--data.crop_size=[64,64]",
-    "--data.batch_size=2",
-    "--data.num_workers=0",
-    "--trainer.max_steps=2",
-    "--trainer.limit_val_batches=1",
-    "--trainer.accelerator=cpu",
-    "--trainer.sync_batchnorm=false",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-TINY = [
-    *SMALL,
-    "--network.backbone=small",
-    "--network.head_channels=8",
-    "--network.context=bottleneck_repgraph",
-]
 
 
 @pytest.fixture(scope="session")
@@ -51,78 +29,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def without_downloads(path):
-    """Arguments that keep a recipe from loading ImageNet weights, which tests can't."""
-    network = read_config(path)["network"]
-    if isinstance(network["backbone"], dict):
-        return ["--network.backbone.init_args.weights=null"]
-    return ["--network.weights_backbone=null"]
-
-
-def scores(capsys):
-    """What a command has printed, as text: NaN equals NaN."""
-    return dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_recipe_runs(path, data, tmp_path, capsys):
-    recipe = read_config(ROOT / path)
-    arguments = [
-        f"--config={ROOT / path}",
-        *SMALL,
-        *without_downloads(ROOT / path),
-        f"--data.root={data / recipe['data']['dataset']}",
-        f"--trainer.folder={tmp_path}",
-    ]
-    if "inference" in recipe["model"]:
-        # The stride first: it must never be larger than the window.
-        small = {"stride": [64, 64], "window": [64, 64], "scales": [1.0]}
-        arguments += [f"--model.inference.{name}={value}" for name, value in small.items()]
-    main(["fit", *arguments])
-    assert 0 <= float(scores(capsys)["miou"]) <= 1
-    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == 2
-
-
 def settings(arguments, capsys):
     """What ``--print_config`` shows."""
     with pytest.raises(SystemExit):
         main(["fit", *arguments, "--print_config"])
     return yaml.safe_load(capsys.readouterr().out)
-
-
-def table_rows():
-    """The rows of the settings in ``docs/reproduce.md``."""
-    lines = (ROOT / "docs/reproduce.md").read_text().splitlines()
-    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if len(row) == 9 and row[0].startswith("configs/")]
-
-
-@pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
-def test_recipes_have_the_settings_of_the_papers(row, capsys):
-    path, backbone, crop, batch_size, optimizer, lr, weight_decay, steps, aux_weight = row
-    found = settings([f"--config={ROOT / path}"], capsys)
-    assert found["network"]["backbone"] == backbone
-    assert found["data"]["crop_size"] == [int(crop)] * 2
-    assert found["data"]["batch_size"] == int(batch_size)
-    assert found["model"]["optimizer"] == optimizer
-    assert found["model"]["lr"] == float(lr)
-    assert found["model"]["weight_decay"] == float(weight_decay)
-    assert found["model"]["momentum"] == 0.9
-    assert found["network"]["aux_loss"] == (aux_weight != "none")
-    assert not found["network"]["aux_loss"] or found["model"]["aux_weight"] == float(aux_weight)
-    assert found["trainer"]["max_steps"] == int(steps)
-
-
-def test_the_table_has_every_recipe_that_sets_them():
-    rows = {row[0] for row in table_rows()}
-    bases = {
-        str(path)
-        for path in CONFIGS
-        if {"lr", "weight_decay"}
-        & set((yaml.safe_load((ROOT / path).read_text())).get("model", {}))
-    }
-    assert rows == bases
 
 
 def test_later_arguments_replace_earlier_ones(tmp_path, capsys):
