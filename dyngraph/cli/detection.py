@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -31,6 +32,8 @@ class DetectionRun(Run[DetectionDataModule]):
     task_class = DetectionTask
     network = staticmethod(mask_rcnn)
     given_by_data = frozenset({"annotation_path", "category_ids"})
+    # For the curves of DGMN's Figure 5.
+    defaults = MappingProxyType({"trainer.validate_every": 10_000})
 
     def task(self, args: Namespace, data: DetectionDataModule) -> DetectionTask:
         classes = CocoDetection.classes(data.root)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from dyngraph.cli.detection import DetectionRun
+from dyngraph.cli.plot import plot, plot_parser
 from dyngraph.cli.run import Run
 from dyngraph.cli.segmentation import SegmentationRun
 from dyngraph.config import read_config
@@ -30,9 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = _run(given)
         for name, command_parser in COMMANDS.items():
             commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
+        commands.add_subcommand("plot", plot_parser(), help=plot_parser.__doc__)
         args = parser.parse_args(given)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    if args.command == "plot":
+        plot(**args.plot.as_dict())
+        return
     config = COMMANDS[args.command](run).dump(args[args.command], skip_unset=False)
     # What names a class becomes its instance; the groups stay groups, because seeds come first.
     getattr(run, args.command)(parser.instantiate(args)[args.command], config)
@@ -85,7 +90,7 @@ def _run_parser(run: Run) -> ArgumentParser:
     parser.add_class_arguments(run.task_class, "model", skip=skip, instantiate=False)
     parser.add_function_arguments(fit, "trainer", skip={"task", "data"})
     name = next(name for name, other in RUNS.items() if other is run)
-    parser.set_defaults({"task": name, "trainer.folder": f"runs/{name}"})
+    parser.set_defaults({"task": name, "trainer.folder": f"runs/{name}", **run.defaults})
     return parser
 
 
@@ -122,4 +127,4 @@ COMMANDS: dict[str, Callable[[Run], ArgumentParser]] = {
     "test": _test_parser,
     "predict": _predict_parser,
 }
-"""The parser of each command. What a command does is the method of a run of that name."""
+"""The parser of each command of a run. What a command does is the method of a run of that name."""

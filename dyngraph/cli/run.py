@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import lightning
@@ -39,6 +40,8 @@ class Run(ABC, Generic[Data]):
     network: Callable[..., nn.Module]
     given_by_data: frozenset[str]
     """The arguments of the task that the data set gives."""
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    """The arguments that have another default than the functions."""
 
     @abstractmethod
     def task(self, args: Namespace, data: Data) -> lightning.LightningModule:

@@ -7,10 +7,11 @@ import io
 from importlib import import_module
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from dyngraph.data.files import write_png
-from dyngraph.data.labels import CLASS_NAMES, decode_labels
+from dyngraph.data.labels import CLASS_NAMES, TRAIN_ID_TO_ID, decode_labels
 
 
 def prediction_path(folder: str | Path, image_path: str | Path) -> Path:
@@ -33,6 +34,8 @@ def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> 
     r"""The IoU of each of the 19 classes, by name, and the ``"mean"``, by ``cityscapesscripts``.
 
     A class that is neither in the labels nor in the predictions is NaN, and left out of the mean.
+    ``"pixel_accuracy"`` is the share of the labelled pixels whose class is predicted, counted in
+    the confusion matrix of ``cityscapesscripts``, which has no such score.
 
     Args:
         prediction_paths: PNG files of label ids.
@@ -60,4 +63,12 @@ def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> 
         )
     # Its table has the classes that it ignores too.
     scores = {name: float(result["classScores"][name]) for name in CLASS_NAMES}
-    return {**scores, "mean": float(result["averageScoreClasses"])}
+    ids = TRAIN_ID_TO_ID[: len(CLASS_NAMES)].long()
+    # Rows are labels; any prediction that is none of the 19 is wrong.
+    labelled = torch.tensor(result["confMatrix"])[ids]
+    hits = labelled.gather(1, ids[:, None]).sum()
+    return {
+        **scores,
+        "mean": float(result["averageScoreClasses"]),
+        "pixel_accuracy": float(hits.double() / labelled.sum()),
+    }

@@ -9,6 +9,7 @@ from dyngraph.train.checkpoint import load_weights, read_checkpoint
 from dyngraph.train.detection_data_module import DetectionDataModule
 from dyngraph.train.detection_task import DetectionTask
 from dyngraph.train.fit import fit
+from dyngraph.train.log import read_log
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.optimizer import parameter_groups
 from dyngraph.train.pictures import LogDetections, LogPictures
@@ -27,5 +28,6 @@ __all__ = [
     "load_weights",
     "parameter_groups",
     "read_checkpoint",
+    "read_log",
     "segmentation_loss",
 ]

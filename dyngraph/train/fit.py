@@ -15,6 +15,25 @@ from dyngraph.train.estimate import Estimate
 
 CHECKPOINT = "last.ckpt"
 
+# Where Lightning has the iteration from.
+_STEP = "step"
+
+
+class LogScores(lightning.Callback):
+    r"""Has scores logged at the number of iterations before them, and written at once.
+
+    Lightning counts one less, except after the last iteration.
+    """
+
+    def on_validation_epoch_end(
+        self, trainer: lightning.Trainer, task: lightning.LightningModule
+    ) -> None:
+        task.log(_STEP, float(trainer.global_step))
+
+    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+
 
 class SaveAtTheEnd(lightning.Callback):
     r"""Saves a checkpoint after the last iteration, whatever the interval of the others."""
@@ -42,7 +61,8 @@ def fit(
     r"""Trains ``task`` and returns its scores on the validation images.
 
     Logs go to ``folder`` for TensorBoard and as CSV: ``csv/metrics.csv``, and ``csv-N`` for the
-    part of a run that was resumed at iteration N. ``last.ckpt`` there is replaced as a whole every
+    part of a run that was resumed at iteration N, which :func:`read_log` reads. They have the
+    scores of every validation. ``last.ckpt`` there is replaced as a whole every
     ``checkpoint_every`` iterations and after the last one. Started again with ``resume``, a run
     goes on from it and, on a CPU, ends with the same weights, bit for bit, as one that was never
     interrupted.
@@ -73,6 +93,8 @@ def fit(
         )
     # Lightning loads it again, with the state of all else; but its errors don't name the file.
     start = load_weights(task, checkpoint) if checkpoint.exists() else 0
+    # Lightning counts the batches from validation to validation.
+    num_batches = trainer_options.get("accumulate_grad_batches", 1)
     trainer = lightning.Trainer(
         max_steps=max_steps,
         default_root_dir=folder,
@@ -90,12 +112,13 @@ def fit(
                 enable_version_counter=False,
             ),
             SaveAtTheEnd(checkpoint),
+            LogScores(),
             LearningRateMonitor("step"),
             Estimate(),
             *callbacks,
         ],
         check_val_every_n_epoch=None,
-        val_check_interval=validate_every or max_steps,
+        val_check_interval=num_batches * (validate_every or max_steps),
         num_sanity_val_steps=0,
         plugins=[CheckpointFiles(), *plugins],
         use_distributed_sampler=False,
@@ -104,6 +127,5 @@ def fit(
     trainer.fit(
         task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
     )
-    return {
-        name: float(value) for name, value in trainer.validate(task, data, verbose=False)[0].items()
-    }
+    (scores,) = trainer.validate(task, data, verbose=False)
+    return {name: float(score) for name, score in scores.items() if name != _STEP}

@@ -7,6 +7,7 @@ except ImportError as error:
 
 from dyngraph.viz.affinity import draw_affinities, nonlocal_affinities
 from dyngraph.viz.capture import capture_input
+from dyngraph.viz.curves import draw_curves
 from dyngraph.viz.detection import draw_detections
 from dyngraph.viz.listening import draw_detector_listening, draw_listening
 from dyngraph.viz.nodes import draw_nodes, representative_nodes
@@ -17,6 +18,7 @@ from dyngraph.viz.segmentation import draw_segmentation
 __all__ = [
     "capture_input",
     "draw_affinities",
+    "draw_curves",
     "draw_detections",
     "draw_detector_listening",
     "draw_listening",

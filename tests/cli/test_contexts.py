@@ -3,8 +3,9 @@
 import pytest
 import torch
 import yaml
+from torch import nn
 
-from dyngraph.cli import main
+from dyngraph.cli import main, segmentation
 from dyngraph.data import GENERATORS, generate_coco
 
 # About loaders without workers, logs of few steps and callbacks that watch nothing.
@@ -103,3 +104,83 @@ def test_detectors(context, place, weight, coco, tmp_path, capsys):
         "trainer": {"folder": str(tmp_path), **TRAINER},
     }
     assert f"model.backbone.body.{weight}" in run(tmp_path, settings, capsys)
+
+
+def activation_settings(activation, scenes, path):
+    context = {"class_path": DGMN, "init_args": {"rates": [1], "activation": activation}}
+    return {
+        "data": {"root": str(scenes), "crop_size": [64, 64], "batch_size": 2, "num_workers": 0},
+        "network": {"backbone": "small", "head_channels": 16, "context": context},
+        "trainer": {"folder": str(path), **TRAINER},
+    }
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """The segmenters that the commands build."""
+    built = []
+    segmenter = segmentation.segmenter
+
+    def keep(*args, **kwargs):
+        built.append(segmenter(*args, **kwargs))
+        return built[-1]
+
+    monkeypatch.setattr(segmentation, "segmenter", keep)
+    return built
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        (None, None),
+        ("torch.relu", torch.relu),
+        ("torch.nn.functional.gelu", nn.functional.gelu),
+        ("torch.nn.ReLU", nn.ReLU()),
+        (
+            {"class_path": "torch.nn.LeakyReLU", "init_args": {"negative_slope": 0.25}},
+            nn.LeakyReLU(0.25),
+        ),
+    ],
+    ids=str,
+)
+def test_the_function_on_node_features(activation, expected, scenes, tmp_path, networks, capsys):
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump(activation_settings(activation, scenes, tmp_path))
+    )
+    main(["fit", f"--config={tmp_path / 'run.yaml'}"])
+    fitted = capsys.readouterr().out
+    # The settings that a run writes build the same network.
+    main(["validate", f"--config={tmp_path / 'config.yaml'}"])
+    assert capsys.readouterr().out == fitted
+    for network in networks:
+        found = network.classifier[1].conv.activation
+        if isinstance(expected, nn.Module):
+            # A module says its arguments.
+            assert repr(found) == repr(expected)
+        else:
+            assert found is expected
+    assert len(networks) == 2
+
+
+@pytest.mark.parametrize(
+    ("activation", "message"),
+    [
+        ("torch.nope", "module 'torch' has no attribute 'nope'"),
+        ("nowhere.relu", "No module named 'nowhere'"),
+        ("relu", "Expected a dot import path string: relu"),
+        ("math.pi", "Unexpected import object 3.14"),
+        ({"class_path": "torch.nn.ReLU", "init_args": {"slope": 1}}, "slope"),
+    ],
+    ids=str,
+)
+def test_what_is_no_function_is_named(activation, message, scenes, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump(activation_settings(activation, scenes, tmp_path))
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={tmp_path / 'run.yaml'}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert 'Parser key "activation"' in error
+    assert message in error
+    assert not (tmp_path / "last.ckpt").exists()

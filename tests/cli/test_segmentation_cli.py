@@ -139,6 +139,7 @@ def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
     judged = scores(capsys)
     mean = judged.pop("mean" if name == "cityscapes" else "miou")
     assert mean == fitted["miou"]
+    assert judged["pixel_accuracy"] == fitted["pixel_accuracy"]
     for label in DATASETS[name](data / name, "val").class_names:
         assert judged[label] == fitted[f"iou/{label}"]
 

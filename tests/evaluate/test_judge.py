@@ -1,3 +1,4 @@
+import math
 import sys
 
 import numpy as np
@@ -24,6 +25,7 @@ def test_the_judge_agrees(tmp_path, case):
     drawn_from = torch.tensor(ids_in_use.get(case, list(range(34))))
     predictions, labels = [], []
     confusion = torch.zeros(19, 19, dtype=torch.long)
+    hits = []
     for number, size in enumerate([(17, 23), (9, 31)]):
         name = f"city_{number:06}_000019"
         ids = drawn_from[torch.randint(len(drawn_from), size)]
@@ -36,14 +38,32 @@ def test_the_judge_agrees(tmp_path, case):
         for label, prediction in zip(truth.flatten(), classes.flatten(), strict=True):
             if label != 255:
                 confusion[label, prediction] += 1
+                hits.append(label == prediction)
     scores = judge_predictions(predictions, labels)
     expected = dict(zip(CLASS_NAMES, class_iou(confusion).tolist(), strict=True))
     for name, iou in expected.items():
         assert scores[name] == pytest.approx(iou, abs=1e-12, nan_ok=True), name
     assert scores["mean"] == pytest.approx(mean_iou(confusion), abs=1e-12)
-    assert set(scores) == {*CLASS_NAMES, "mean"}
+    assert scores["pixel_accuracy"] == sum(map(bool, hits)) / len(hits)
+    assert set(scores) == {*CLASS_NAMES, "mean", "pixel_accuracy"}
     if case == "perfect":
-        assert scores["mean"] == 1
+        assert scores["mean"] == scores["pixel_accuracy"] == 1
+
+
+def test_predictions_that_are_no_class_are_wrong(tmp_path):
+    pytest.importorskip("cityscapesscripts")
+    label = write_label(tmp_path, "a_000000_000019", torch.tensor([[7, 7, 8, 26, 0, 3]]))
+    classes = torch.tensor([[0, 255, 1, 255, 0, 255]])
+    prediction = write_prediction(tmp_path, "a_000000_000019_leftImg8bit.png", classes)
+    assert judge_predictions([prediction], [label])["pixel_accuracy"] == 0.5
+
+
+def test_images_without_a_labelled_pixel(tmp_path):
+    pytest.importorskip("cityscapesscripts")
+    label = write_label(tmp_path, "a_000000_000019", torch.tensor([[0, 3]]))
+    classes = torch.tensor([[0, 1]])
+    prediction = write_prediction(tmp_path, "a_000000_000019_leftImg8bit.png", classes)
+    assert math.isnan(judge_predictions([prediction], [label])["pixel_accuracy"])
 
 
 def test_predictions_are_written_as_label_ids(tmp_path):

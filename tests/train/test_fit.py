@@ -15,7 +15,7 @@ from dyngraph.data import generate_scenes
 from dyngraph.evaluate import mean_iou, pixel_accuracy
 from dyngraph.models import SmallTrunk, segmenter
 from dyngraph.nn import BottleneckRepGraphBlock
-from dyngraph.train import SegmentationDataModule, SegmentationTask, fit
+from dyngraph.train import SegmentationDataModule, SegmentationTask, fit, read_log
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # About logs that are already there and loaders without workers.
@@ -135,8 +135,9 @@ def test_a_run(scenes, tmp_path):
     for column in ("lr-SGD/pg1", "lr-SGD/pg2"):
         rates = [float(row[column]) for row in rows if row[column]]
         assert rates == pytest.approx([0.1 * (1 - t / 7) ** 0.9 for t in range(7)])
+    # At the number of iterations before; the last one is judged once more.
     validated = [int(row["step"]) for row in rows if row["miou"]]
-    assert validated[:2] == [2, 5]
+    assert validated == [3, 6, 7]
     assert any((tmp_path / "tensorboard").iterdir())
 
 
@@ -160,7 +161,7 @@ def test_a_seed_determines_a_run(scenes, tmp_path):
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(
     scenes, tmp_path, fails_at, accumulate
 ):
-    options = {"checkpoint_every": 3, "validate_every": 2 * accumulate, "batch_size": 4}
+    options = {"checkpoint_every": 3, "validate_every": 2, "batch_size": 4}
     options["accumulate_grad_batches"] = accumulate
     run(scenes, tmp_path / "whole", **options)
     with pytest.raises(InterruptionError):
@@ -176,6 +177,9 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(
     )
     assert before[:3] == whole[:3]
     assert after == whole[3:]
+    read = {name: read_log(tmp_path / name)["miou"] for name in ("whole", "parts")}
+    assert [*read["whole"]] == [*read["parts"]] == [2, 4, 6, 7]
+    assert read["whole"] == read["parts"]
     # The finished run, again: there is nothing left to do but to judge.
     assert run(scenes, tmp_path / "parts", resume=True, **options) == scores
     assert_same_end(tmp_path / "whole", tmp_path / "parts")

@@ -91,3 +91,39 @@ def test_the_optimiser_and_its_schedule(options):
     assert len(decayed["params"] + kept["params"]) == 1
     # The schedule multiplies step by step, rounding each time.
     assert rates == pytest.approx([lr * (1 - t / 10) ** 0.9 for t in range(10)], rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:::lightning")
+def test_scores_are_those_of_the_labelled_pixels():
+    """Counted pixel by pixel, over batches, one image without labels."""
+    labels = random_labels(5, 4, 3)
+    labels[2] = 255
+    scores = torch.randn(2, 5, 4, 3)
+    task = SegmentationTask(Scores(out=scores), num_classes=5, object_classes=[1, 2])
+    batches = DataLoader([(torch.zeros(3, 4, 3), label) for label in labels], batch_size=2)
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    (found,) = trainer.validate(task, batches, verbose=False)
+    pixels = [
+        (int(label), int(scores[number % 2, :, row, column].argmax()))
+        for number in range(5)
+        for row in range(4)
+        for column in range(3)
+        if (label := labels[number, row, column]) != 255
+    ]
+    ious = [
+        sum(label == prediction == c for label, prediction in pixels)
+        / sum(c in pair for pair in pixels)
+        for c in range(5)
+    ]
+    right = sum(label == prediction for label, prediction in pixels)
+    # Lightning logs in float32.
+    assert found == pytest.approx(
+        {
+            "miou": sum(ious) / 5,
+            "pixel_accuracy": right / len(pixels),
+            "object_iou": (ious[1] + ious[2]) / 2,
+        },
+        rel=1e-7,
+    )

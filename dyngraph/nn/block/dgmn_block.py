@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ class DGMNBlock(FeatureMapBlock):
         num_steps: int = 1,
         kernel_size: int = 3,
         num_axes: int = 2,
-        activation: Callable[[Tensor], Tensor] | None = None,
+        # jsonargparse would take a function whose result is a class for a factory of instances.
+        activation: Callable[[Tensor], Any] | None = None,
         legacy_affinity: bool = False,
         bias: bool = False,
         backend: str = "auto",
