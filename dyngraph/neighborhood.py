@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 
 from dyngraph.grid import Grid
 from dyngraph.ops.corners import Run, corners
+from dyngraph.ops.transforms import transforms_active
 
 PADDING_MODES = ("zeros", "border")
 
@@ -256,8 +257,9 @@ class Neighborhood:
             return self._kept
         pos = self.pos.flatten(1, -2)
         found = corners(pos, self.runs, self.padding_mode == "border")
-        # What a tracer computes from a neighbourhood outside its program is no value to keep.
-        if self._is_traced or not torch.compiler.is_compiling():
+        # What a tracer computes from a neighbourhood outside its program is no value to keep, nor
+        # is what belongs to a transform.
+        if not transforms_active() and (self._is_traced or not torch.compiler.is_compiling()):
             self._kept = found
         return found
 

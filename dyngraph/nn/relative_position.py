@@ -50,6 +50,8 @@ class RelativePosition(nn.Module):
     def forward(self, query: Tensor, grid: Grid) -> Tensor:
         r"""The scores of queries ``[N, d]`` on a grid with two axes, ``[N, K]``."""
         runs = [self._scores(maps) for maps in grid.unflatten_runs(query)]
+        if not runs:
+            return query.new_zeros(0, self.num_samples)
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
     def _scores(self, query: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from torch.utils.flop_counter import register_flop_formula
 from dyngraph.ops import torch_kernels
 from dyngraph.ops.primitives import gather_dot, gather_sum
 from dyngraph.ops.torch_kernels import corner_alpha
+from dyngraph.ops.transforms import transforms_active
 
 
-@torch.library.custom_op("dyngraph::attention", mutates_args=())
 def attention(
     query: Tensor,
     key: Tensor,
@@ -54,6 +54,26 @@ def attention(
         The output ``[N, C']``, the attention ``[G, N, K]`` and, for the backward pass, the corner
         scores d ``[G, N, 2^P, K]``, empty if they are recomputed.
     """
+    if transforms_active():
+        out, alpha = attention_formula(
+            query, key, value, index, weight, bias, groups, scale, "torch"
+        )
+        return out, alpha, weight.new_empty(0)
+    return _attention(query, key, value, index, weight, bias, groups, scale, recompute)
+
+
+@torch.library.custom_op("dyngraph::attention", mutates_args=())
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    index: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    scale: float,
+    recompute: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch_kernels.attention(query, key, value, index, weight, bias, groups, scale, recompute)
 
 
@@ -92,7 +112,7 @@ def attention_backward(
     )
 
 
-@attention.register_fake
+@_attention.register_fake
 def _(query, key, value, index, weight, bias, groups, scale, recompute):
     num_nodes, _, samples = index.shape
     channels = (key if value is None else value).shape[1]
@@ -137,7 +157,7 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad_out, grad_alpha, _):
     query, key, value, index, weight, bias, alpha, saved = ctx.saved_tensors
     wanted = [ctx.needs_input_grad[n] for n in (0, 1, 2, 4, 5)]
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or transforms_active():
 
         def formula(query, key, value, weight, bias):
             return attention_formula(
@@ -194,22 +214,24 @@ def differentiable_gradients(
     grad_outputs: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
     """The gradients of a function of ``inputs``, themselves differentiable."""
-    # Views, so that an input that depends on another is not followed to it.
-    views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-    pairs = zip(formula(*views), grad_outputs, strict=True)
-    outputs, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
-    results = torch.autograd.grad(
-        outputs,
-        [view for view, need in zip(views, wanted, strict=True) if need],
-        grads,
-        create_graph=True,
-        materialize_grads=True,
-    )
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that an input that depends on another is not followed to it.
+        views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        pairs = zip(formula(*views), grad_outputs, strict=True)
+        outputs, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
+        results = torch.autograd.grad(
+            outputs,
+            [view for view, need in zip(views, wanted, strict=True) if need],
+            grads,
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
     remaining = iter(results)
     return [next(remaining) if need else None for need in wanted]
 
 
-attention.register_autograd(_backward, setup_context=_setup)
+_attention.register_autograd(_backward, setup_context=_setup)
 
 
 @register_flop_formula(torch.ops.dyngraph.attention)

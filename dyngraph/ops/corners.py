@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dyngraph.ops import multilinear
 from dyngraph.ops.backend import kernels, resolve_backend
+from dyngraph.ops.transforms import transforms_active
 
 
 class Run(NamedTuple):
@@ -43,6 +44,8 @@ def corners(pos: Tensor, runs: Sequence[Run], border: bool) -> tuple[Tensor, Ten
     # Room for an index of every corner, and of every sender node with every sample.
     num_rows = max(num_nodes * 2**num_axes, sum(run.num_senders for run in runs))
     dtype = torch.int32 if num_rows * num_samples < 2**31 else torch.int64
+    if not runs:
+        runs = [Run(0, 0, (0,) * num_axes)]
     if len(runs) == 1:
         return _corners_of_run(pos, runs[0], border, dtype)
     start, indices, weights = 0, [], []
@@ -64,7 +67,7 @@ def _corners_of_run(
         weight = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
         return weight.to(dtype), weight
     backend = resolve_backend("auto", pos.device)
-    if backend == "pyg":
+    if backend == "pyg" or transforms_active():
         index, weight = multilinear.corners(pos, shape, border, dtype)
         by_map = index.unflatten(0, (num_maps, index.shape[0] // num_maps))
         return (by_map + multilinear.first_nodes(shape, num_maps, index)).flatten(0, 1), weight
@@ -109,7 +112,7 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, _, grad_weight):
     (pos,) = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or transforms_active():
         grad_pos = multilinear.corners_backward(grad_weight, pos, ctx.shape, ctx.border)
     else:
         grad_pos = _corners_backward(grad_weight, pos, ctx.shape, ctx.border, ctx.backend)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dyngraph.ops.transforms import transforms_active
+
 
 class AxisCorner(NamedTuple):
     """The lower or the upper corner of samples along one axis, each tensor ``[N, K]``."""
@@ -112,6 +114,9 @@ def _axis_corner(corner: Tensor, weight: Tensor, length: int) -> AxisCorner:
     # Clamped as a float: the integer cast of a far position is undefined.
     node = corner.clamp(0, length - 1)
     # Arithmetic in place, because comparisons and new memory take a CPU several times longer.
-    outside = (corner - node).abs_().clamp_(max=1)
+    outside = (corner - node).abs_().clamp_max_(1)
     # A product, which keeps NaN.
+    if transforms_active():
+        # Compiled, the forward-mode derivative of `addcmul` crashes PyTorch 2.14.
+        return AxisCorner(node, weight - weight * outside, outside)
     return AxisCorner(node, torch.addcmul(weight, weight, outside, value=-1), outside)

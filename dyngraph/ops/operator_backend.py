@@ -52,7 +52,7 @@ class OperatorBackend:
         # Interpolation is linear: project the table once, then sample the projections of each tap.
         num_outputs, _, num_samples = filters.shape
         by_tap = filters.permute(2, 0, 1).flatten(0, 1)
-        projected = project(x, by_tap).to(x.dtype).view(-1, num_outputs)
+        projected = project(x, by_tap).to(x.dtype).view(x.shape[0] * num_samples, num_outputs)
         tap = torch.arange(num_samples, dtype=near.index.dtype, device=x.device)
         # For all corners at once: a CPU adds long rows faster.
         taps = tap.repeat(weight.shape[1])

@@ -17,9 +17,9 @@ from dyngraph.ops.attention import (
 )
 from dyngraph.ops.backend import accumulator, kernels
 from dyngraph.ops.corners import Run, corners
+from dyngraph.ops.transforms import transforms_active
 
 
-@torch.library.custom_op("dyngraph::position_attention", mutates_args=())
 def position_attention(
     query: Tensor,
     key: Tensor,
@@ -47,6 +47,23 @@ def position_attention(
     Returns:
         The output ``[N, C']`` and the attention ``[N, G, K]``, in at least float32.
     """
+    if transforms_active():
+        return _formula(query, key, value, pos, bias, groups, scale, runs, border)
+    return _position_attention(query, key, value, pos, bias, groups, scale, runs, border)
+
+
+@torch.library.custom_op("dyngraph::position_attention", mutates_args=())
+def _position_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    pos: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    scale: float,
+    runs: Sequence[int],
+    border: bool,
+) -> tuple[Tensor, Tensor]:
     return kernels("triton").attention(
         query, key, value, pos, bias, groups, scale, _unflatten_runs(runs, pos), border
     )
@@ -98,7 +115,7 @@ def _unflatten_runs(numbers: Sequence[int], pos: Tensor) -> list[Run]:
     return [Run(num_maps, listeners, tuple(shape)) for num_maps, listeners, *shape in parts]
 
 
-@position_attention.register_fake
+@_position_attention.register_fake
 def _(query, key, value, pos, bias, groups, scale, runs, border):
     num_nodes, samples, _ = pos.shape
     channels = (key if value is None else value).shape[1]
@@ -117,6 +134,15 @@ def _(grad_out, grad_alpha, query, key, value, pos, alpha, groups, scale, runs, 
     )
 
 
+def _formula(query, key, value, pos, bias, groups, scale, runs, border) -> tuple[Tensor, Tensor]:
+    """The same output and attention, made of operators that can be differentiated twice."""
+    index, weight = corners(pos, _unflatten_runs(runs, pos), border)
+    weight = weight.to(accumulator(query.dtype))
+    bias = None if bias is None else bias.transpose(0, 1)
+    out, alpha = attention_formula(query, key, value, index, weight, bias, groups, scale, "triton")
+    return out, alpha.transpose(0, 1)
+
+
 def _setup(ctx, inputs, output):
     query, key, value, pos, bias, ctx.groups, ctx.scale, ctx.runs, ctx.border = inputs
     ctx.set_materialize_grads(False)
@@ -126,16 +152,12 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, grad_out, grad_alpha):
     query, key, value, pos, bias, alpha = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:5])
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or transforms_active():
 
         def formula(query, key, value, pos, bias):
-            index, weight = corners(pos, _unflatten_runs(ctx.runs, pos), ctx.border)
-            weight = weight.to(alpha.dtype)
-            bias = None if bias is None else bias.transpose(0, 1)
-            out, shares = attention_formula(
-                query, key, value, index, weight, bias, ctx.groups, ctx.scale, "triton"
+            return _formula(
+                query, key, value, pos, bias, ctx.groups, ctx.scale, ctx.runs, ctx.border
             )
-            return out, shares.transpose(0, 1)
 
         inputs = (query, key, value, pos, bias)
         grads = differentiable_gradients(formula, inputs, wanted, (grad_out, grad_alpha))
@@ -158,7 +180,7 @@ def _backward(ctx, grad_out, grad_alpha):
     return *grads, None, None, None, None
 
 
-position_attention.register_autograd(_backward, setup_context=_setup)
+_position_attention.register_autograd(_backward, setup_context=_setup)
 
 
 @register_flop_formula(torch.ops.dyngraph.position_attention)

@@ -13,6 +13,9 @@ exporters see one opaque node each. None of them holds an ``[N, L, C]`` tensor.
 
 Indices are ``[N, L]``, int32 or int64, and are trusted to be in range. Dot products and weights are
 in float32 at least; sums are in the dtype of the rows.
+
+Where PyTorch transforms the program (forward-mode derivatives, :mod:`torch.func`), the same
+formulas in standard operators stand in for them, which do hold such a tensor.
 """
 
 import torch
@@ -20,37 +23,63 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dyngraph.ops.backend import accumulator, kernels
+from dyngraph.ops.transforms import transforms_active
+
+
+def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
+    r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [G, N, L]``."""
+    if not transforms_active():
+        return _gather_dot(x, table, index, groups, backend)
+    dtype = accumulator(x.dtype)
+    products = x.to(dtype).unsqueeze(1) * table.to(dtype)[index]
+    return products.unflatten(2, (groups, -1)).sum(dim=-1).permute(2, 0, 1)
+
+
+def gather_sum(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
+    r"""Weighted sum of each node's L rows: ``[G, N, L], [M, C] -> [N, C]``."""
+    if not transforms_active():
+        return _gather_sum(weight, table, index, backend)
+    rows = table.to(weight.dtype)[index].unflatten(2, (weight.shape[0], -1))
+    out = (weight.permute(1, 2, 0).unsqueeze(-1) * rows).sum(dim=1)
+    return out.flatten(1).to(table.dtype)
+
+
+def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
+    r"""Sums weighted nodes into the rows that they listen to: ``[G, N, L], [N, C] -> [M, C]``."""
+    if not transforms_active():
+        return _scatter_sum(weight, x, index, num_rows, backend)
+    blocks = x.to(weight.dtype).unflatten(1, (weight.shape[0], -1)).unsqueeze(1)
+    edges = (weight.permute(1, 2, 0).unsqueeze(-1) * blocks).flatten(2).flatten(0, 1)
+    out = edges.new_zeros(num_rows, x.shape[1])
+    return out.index_add(0, index.flatten(), edges).to(x.dtype)
 
 
 @torch.library.custom_op("dyngraph::gather_dot", mutates_args=())
-def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
-    r"""Dot products of each node with its L rows: ``[N, C], [M, C] -> [G, N, L]``."""
+def _gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
     return kernels(backend).dot(x, table, index, groups)
 
 
 @torch.library.custom_op("dyngraph::gather_sum", mutates_args=())
-def gather_sum(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
-    r"""Weighted sum of each node's L rows: ``[G, N, L], [M, C] -> [N, C]``."""
+def _gather_sum(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
     return kernels(backend).gather(weight, table, index)
 
 
 @torch.library.custom_op("dyngraph::scatter_sum", mutates_args=())
-def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
-    r"""Sums weighted nodes into the rows that they listen to: ``[G, N, L], [N, C] -> [M, C]``."""
+def _scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
     return kernels(backend).scatter(weight, x, index, num_rows)
 
 
-@gather_dot.register_fake
+@_gather_dot.register_fake
 def _(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
     return x.new_empty(groups, *index.shape, dtype=accumulator(x.dtype))
 
 
-@gather_sum.register_fake
+@_gather_sum.register_fake
 def _(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
     return table.new_empty(index.shape[0], table.shape[1])
 
 
-@scatter_sum.register_fake
+@_scatter_sum.register_fake
 def _(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
     return x.new_empty(num_rows, x.shape[1])
 
@@ -100,9 +129,9 @@ def _scatter_sum_backward(ctx, grad):
     return grad_weight, grad_x, None, None, None
 
 
-gather_dot.register_autograd(_gather_dot_backward, setup_context=_gather_dot_setup)
-gather_sum.register_autograd(_gather_sum_backward, setup_context=_gather_sum_setup)
-scatter_sum.register_autograd(_scatter_sum_backward, setup_context=_scatter_sum_setup)
+_gather_dot.register_autograd(_gather_dot_backward, setup_context=_gather_dot_setup)
+_gather_sum.register_autograd(_gather_sum_backward, setup_context=_gather_sum_setup)
+_scatter_sum.register_autograd(_scatter_sum_backward, setup_context=_scatter_sum_setup)
 
 
 @register_flop_formula([torch.ops.dyngraph.gather_dot, torch.ops.dyngraph.gather_sum])

@@ -72,6 +72,8 @@ class WalkSampler(DilatedSampler):
         """The walks ``[N, K, P]``."""
         with no_autocast(x.device.type):
             runs = [self._convolve(maps) for maps in grid.unflatten_runs(x)]
+        if not runs:
+            return x.new_zeros(0, self.num_samples, self.num_axes)
         walks = torch.cat([maps.movedim(1, -1).flatten(0, -2) for maps in runs])
         return walks.view(-1, self.num_samples, self.num_axes)
 

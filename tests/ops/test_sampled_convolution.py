@@ -209,3 +209,14 @@ def test_errors_name_the_argument(changes, match, backend):
         assert sampled_convolution(near=near, **given).shape == (3, 2)
         with pytest.raises(ValueError, match=f"^{match}"):
             sampled_convolution(near=near, **{**given, **changes})
+
+
+@pytest.mark.parametrize("backend", ["torch", "pyg", "triton"])
+def test_filters_without_outputs(backend):
+    grid = Grid([[2, 3]])
+    near = Neighborhood(grid, grid.pos.unsqueeze(1).repeat(1, 3, 1))
+    x = torch.randn(6, 4, requires_grad=True)
+    out = sampled_convolution(x, torch.empty(0, 4, 3), near, backend=backend)
+    assert out.shape == (6, 0)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(grad, torch.zeros(6, 4))

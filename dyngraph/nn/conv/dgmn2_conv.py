@@ -50,8 +50,9 @@ class DGMN2Conv(AttentionConv):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``heads`` does not divide the channels, or ``map_size`` is not two positive
-            lengths.
+        ValueError: If ``in_channels`` is not positive (walks and relative positions are made for
+            them, so that they can't be taken from the first input), ``heads`` does not divide them,
+            or ``map_size`` is not two positive lengths.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
@@ -68,7 +69,10 @@ class DGMN2Conv(AttentionConv):
         backend: str = "auto",
         **kwargs,
     ):
-        if in_channels < 1 or heads < 1 or in_channels % heads:
+        if in_channels < 1:
+            # Walks, relative positions and heads are made for their number.
+            raise ValueError(f"in_channels: expected a positive number, got {in_channels}")
+        if heads < 1 or in_channels % heads:
             raise ValueError(f"heads: expected a divisor of {in_channels} channels, got {heads}")
         super().__init__(in_channels, None, groups=heads, **kwargs)
         channels = in_channels // heads

@@ -71,7 +71,9 @@ class DGMNConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``groups`` does not divide the channels, there is no rate, ``fusion`` is
+        ValueError: If ``in_channels`` is not positive (walks and filters are convolutions, made for
+            them, so that they can't be taken from the first input), ``groups`` does not divide
+            them, there is no rate, ``fusion`` is
             unknown, or ``aggr`` is not the sum.
 
     Shapes:
@@ -101,6 +103,8 @@ class DGMNConv(MessagePassing):
         **kwargs,
     ):
         super().__init__(node_dim=0, **sum_messages(kwargs))
+        if in_channels < 1:
+            raise ValueError(f"in_channels: expected a positive number, got {in_channels}")
         if fusion not in ("sum", "concat"):
             raise ValueError(f"fusion: expected one of ('sum', 'concat'), got {fusion!r}")
         if num_steps < 1:
@@ -257,7 +261,7 @@ class DGMNConv(MessagePassing):
             dim_size=dim_size * self.num_samples,
             reduce="sum",
         )
-        nodes = nodes.view(dim_size, self.num_samples, self.in_channels)
+        nodes = nodes.view(dim_size, self.num_samples, nodes.size(1))
         rates = nodes.split(self._samples_of_rates(), dim=1)
         parts = [message.predict_from(rate) for message, rate in zip(self.messages, rates)]
         filters = torch.cat([filters for filters, _ in parts], dim=-1)

@@ -7,6 +7,8 @@ from torch_geometric.typing import PairTensor
 
 from dyngraph.grid import Grid
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.ops.attention import differentiable_gradients
+from dyngraph.ops.transforms import transforms_active
 
 
 class NonLocalConv(AttentionConv):
@@ -70,8 +72,38 @@ def _attention(
         part.unflatten(0, (maps, nodes)).unflatten(2, (groups, -1)).transpose(1, 2)
         for part in (query, key, value)
     )
-    out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    if transforms_active():
+        out = _dense_attention(query, key, value)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # Compiled programs have no second derivatives.
+        if out.requires_grad and not torch.compiler.is_compiling():
+            out = _TwiceDifferentiable.apply(out, query, key, value)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The formula, which has the derivatives that PyTorch's fused kernels lack."""
+    return (query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+
+
+class _TwiceDifferentiable(torch.autograd.Function):
+    """Fused attention as it is; a gradient that is to be differentiated is the formula's."""
+
+    @staticmethod
+    def forward(ctx, out: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx, grad_out: Tensor):
+        if not (torch.is_grad_enabled() or transforms_active()):
+            return grad_out, None, None, None
+        inputs, wanted = ctx.saved_tensors, list(ctx.needs_input_grad[1:])
+        grads = differentiable_gradients(
+            lambda *parts: (_dense_attention(*parts),), inputs, wanted, (grad_out,)
+        )
+        return None, *grads
 
 
 def _all_pairs(grid: Grid) -> Tensor:

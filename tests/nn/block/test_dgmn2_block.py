@@ -171,3 +171,11 @@ def test_branches_are_dropped_map_by_map():
     assert 0.35 < torch.cat([maps[:, 0], dropped[1000:, 0]]).mean() < 0.45
     assert drop.eval()(x, grid) is x
     assert DropPath(0.0)(x, grid) is x
+
+
+def test_an_export_with_a_batch_of_any_size():
+    block = DGMN2Block(4, 2, (4, 4)).eval()
+    batch = torch.export.Dim("batch", max=1000)
+    program = torch.export.export(block, (torch.randn(2, 4, 4, 5),), dynamic_shapes=({0: batch},))
+    x = torch.randn(5, 4, 4, 5)
+    torch.testing.assert_close(program.module()(x), block(x))
