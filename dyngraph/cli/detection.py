@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +21,7 @@ from dyngraph.evaluate.coco import (
 )
 from dyngraph.evaluate.detect import detect_folder
 from dyngraph.evaluate.detect_listed import detect_listed
+from dyngraph.evaluate.records import file_digest
 from dyngraph.models import mask_rcnn
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.train import DetectionDataModule, DetectionTask, LogDetections
@@ -35,11 +38,16 @@ class DetectionRun(Run[DetectionDataModule]):
     # For the curves of DGMN's Figure 5.
     defaults = MappingProxyType({"trainer.validate_every": 10_000})
 
-    def task(self, args: Namespace, data: DetectionDataModule) -> DetectionTask:
-        classes = CocoDetection.classes(data.root)
-        network = mask_rcnn(**args.network, num_classes=len(classes.names))
+    def classes(self, data: DetectionDataModule) -> dict[str, Any]:
+        names, ids, palette = CocoDetection.classes(data.root)
+        return {"names": list(names), "ids": list(ids), "palette": palette.tolist()}
+
+    def task(
+        self, args: Namespace, data: DetectionDataModule, classes: Mapping[str, Any]
+    ) -> DetectionTask:
+        network = mask_rcnn(**args.network, num_classes=len(classes["names"]))
         path = CocoDetection.annotation_file(data.root, "val")
-        return DetectionTask(network, path, classes.ids, **args.model, seed=args.seed)
+        return DetectionTask(network, path, classes["ids"], **args.model, seed=args.seed)
 
     def pictures(self, data: DetectionDataModule) -> LogDetections:
         return LogDetections(data.val)
@@ -55,7 +63,8 @@ class DetectionRun(Run[DetectionDataModule]):
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.placed_task(args, data)
+        classes = self.known_classes(args, self.classes(data))
+        task = self.placed_task(args, data, classes)
         detections = []
         with evaluation_mode(task), torch.inference_mode():
             for image, target in tqdm(data.val, desc="detect", unit="image"):
@@ -68,18 +77,29 @@ class DetectionRun(Run[DetectionDataModule]):
 
     def predict(self, args: Namespace, config: str) -> None:
         data = DetectionDataModule(**args.data, seed=args.seed)
-        task = self.placed_task(args, data)
-        classes = CocoDetection.classes(data.root)
+        classes = self.known_classes(args)
+        task = self.placed_task(args, data, classes)
+        names, ids = classes["names"], classes["ids"]
+        digest = file_digest(self.checkpoint(args))
         if args.image_info is not None:
-            categories = dict(zip(classes.ids, classes.names, strict=True))
-            detect_listed(task.model, args.image_info, args.images, args.out, categories)
+            categories = dict(zip(ids, names, strict=True))
+            detect_listed(
+                task.model,
+                args.image_info,
+                args.images,
+                args.out,
+                categories,
+                model_digest=digest,
+            )
             return
+        palette = torch.tensor(classes["palette"], dtype=torch.uint8)
         detect_folder(
             task.model,
             args.images,
             args.out,
-            classes.names,
-            classes.ids,
-            classes.palette,
+            names,
+            ids,
+            palette,
             args.threshold,
+            model_digest=digest,
         )

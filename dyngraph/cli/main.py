@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from dyngraph.cli.checkpoint_settings import checkpoint_settings
 from dyngraph.cli.detection import DetectionRun
 from dyngraph.cli.plot import plot, plot_parser
 from dyngraph.cli.run import Run
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subcommands(dest="command")
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        given = list(_read_configs(given))
+        given = _with_checkpoint(list(_read_configs(given)))
         run = _run(given)
         for name, command_parser in COMMANDS.items():
             commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
@@ -88,7 +90,7 @@ def _run_parser(run: Run) -> ArgumentParser:
     parser.add_function_arguments(run.network, "network", skip={"num_classes"})
     skip = {"model", "seed", *run.given_by_data}
     parser.add_class_arguments(run.task_class, "model", skip=skip, instantiate=False)
-    parser.add_function_arguments(fit, "trainer", skip={"task", "data"})
+    parser.add_function_arguments(fit, "trainer", skip={"task", "data", "record"})
     name = next(name for name, other in RUNS.items() if other is run)
     parser.set_defaults({"task": name, "trainer.folder": f"runs/{name}", **run.defaults})
     return parser
@@ -105,6 +107,18 @@ def _read_configs(arguments: Sequence[str]) -> Iterator[str]:
             yield f"--config={json.dumps(read_config(path))}"
         else:
             raise ValueError("--config: expected the path of a YAML file")
+
+
+def _with_checkpoint(arguments: list[str]) -> list[str]:
+    """The arguments of ``predict`` after the settings that its checkpoint was trained with."""
+    path = ""
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        if option == "--checkpoint":
+            path = value if equals else following
+    if arguments[:1] != ["predict"] or not path:
+        return arguments
+    return ["predict", f"--config={json.dumps(checkpoint_settings(path))}", *arguments[1:]]
 
 
 def _run(arguments: Sequence[str]) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any, Generic, TypeVar
 
 import lightning
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from dyngraph.train import fit, load_weights
+from dyngraph.train import Interrupted, fit, load_weights, read_checkpoint
 from dyngraph.train.fit import CHECKPOINT
 from dyngraph.train.image_data_module import ImageDataModule
+from dyngraph.train.record import check_classes, read_record
 
 Data = TypeVar("Data", bound=ImageDataModule)
 
@@ -44,8 +47,18 @@ class Run(ABC, Generic[Data]):
     """The arguments that have another default than the functions."""
 
     @abstractmethod
-    def task(self, args: Namespace, data: Data) -> lightning.LightningModule:
-        r"""The task with new weights, for the classes of the data; no image has to be there."""
+    def classes(self, data: Data) -> dict[str, Any]:
+        r"""The ``names`` of the classes of the data, their ``palette`` and what else they need.
+
+        Plain containers, which go into checkpoints: all that a prediction needs beside the settings
+        of the network. No image has to be there.
+        """
+
+    @abstractmethod
+    def task(
+        self, args: Namespace, data: Data, classes: Mapping[str, Any]
+    ) -> lightning.LightningModule:
+        r"""The task with new weights; no file of the data has to be there."""
 
     @abstractmethod
     def pictures(self, data: Data) -> lightning.Callback:
@@ -65,14 +78,20 @@ class Run(ABC, Generic[Data]):
 
     def fit(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.seeded_task(args, data)
+        classes = self.classes(data)
+        task = self.seeded_task(args, data, classes)
+        record = {"settings": yaml.safe_load(config), "classes": classes}
         save = SaveConfig(Path(args.trainer.folder, "config.yaml"), config)
         callbacks = [*args.trainer.pop("callbacks"), save, self.pictures(data)]
-        print_scores(fit(task, data, callbacks=callbacks, **args.trainer))
+        try:
+            print_scores(fit(task, data, callbacks=callbacks, record=record, **args.trainer))
+        except Interrupted as stop:
+            _say(f"{stop}; the same command with --trainer.resume true goes on from there")
+            raise
 
     def validate(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.trained_task(args, data)
+        task = self.trained_task(args, data, self.known_classes(args, self.classes(data)))
         print_scores(_trainer(args).validate(task, data, verbose=False)[0])
 
     def data(self, args: Namespace) -> Data:
@@ -82,21 +101,53 @@ class Run(ABC, Generic[Data]):
         data.setup("validate")
         return data
 
-    def seeded_task(self, args: Namespace, data: Data) -> lightning.LightningModule:
+    def checkpoint(self, args: Namespace) -> Path:
+        r"""The checkpoint that a command is about."""
+        return Path(args.checkpoint or Path(args.trainer.folder, CHECKPOINT))
+
+    def known_classes(
+        self, args: Namespace, classes: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        r"""The classes that the checkpoint was trained for, which those of the data have to be.
+
+        Args:
+            args: The arguments.
+            classes: The classes of the data, if the data are there.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        path = self.checkpoint(args)
+        record = read_record(read_checkpoint(path), path)
+        if record is None:
+            # A checkpoint of others.
+            return classes or self.classes(self.data_class(**args.data, seed=args.seed))
+        if classes is not None:
+            check_classes(path, record["classes"], classes)
+        return record["classes"]
+
+    def seeded_task(
+        self, args: Namespace, data: Data, classes: Mapping[str, Any]
+    ) -> lightning.LightningModule:
         r"""The task with weights that are a function of the seed."""
         lightning.seed_everything(args.seed, verbose=False)
         # The layout in which dyngraph's layers take feature maps without a copy.
-        return self.task(args, data).to(memory_format=torch.channels_last)
+        return self.task(args, data, classes).to(memory_format=torch.channels_last)
 
-    def trained_task(self, args: Namespace, data: Data) -> Any:
+    def trained_task(self, args: Namespace, data: Data, classes: Mapping[str, Any]) -> Any:
         r"""The task with the weights of the checkpoint."""
-        task = self.seeded_task(args, data)
-        load_weights(task, args.checkpoint or Path(args.trainer.folder, CHECKPOINT))
+        task = self.seeded_task(args, data, classes)
+        load_weights(task, self.checkpoint(args))
         return task
 
-    def placed_task(self, args: Namespace, data: Data) -> Any:
+    def placed_task(self, args: Namespace, data: Data, classes: Mapping[str, Any]) -> Any:
         r"""The trained task, on the first of the trainer's devices."""
-        return self.trained_task(args, data).to(_trainer(args).strategy.root_device)
+        return self.trained_task(args, data, classes).to(_trainer(args).strategy.root_device)
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _trainer(args: Namespace) -> lightning.Trainer:
@@ -119,6 +170,6 @@ class SaveConfig(lightning.Callback):
 
 @rank_zero_only
 def print_scores(scores: Mapping[str, float]) -> None:
-    r"""Prints the scores of a run, the one thing that the commands print."""
+    r"""Prints the scores of a run, the one thing that the commands print to standard output."""
     for name, value in scores.items():
         print(f"{name:32} {value:.4f}")

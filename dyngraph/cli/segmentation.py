@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from dyngraph.cli.run import Run, print_scores
-from dyngraph.data import DATASETS
+from dyngraph.data import DATASETS, eval_transform
+from dyngraph.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dyngraph.evaluate import Inference
 from dyngraph.evaluate.cityscapes import judge_predictions, prediction_path
 from dyngraph.evaluate.label_files import score_predictions
 from dyngraph.evaluate.predict import predict_folder
+from dyngraph.evaluate.records import file_digest
 from dyngraph.models import segmenter
 from dyngraph.train import LogPictures, SegmentationDataModule, SegmentationTask
 
@@ -22,11 +27,18 @@ class SegmentationRun(Run[SegmentationDataModule]):
     network = staticmethod(segmenter)
     given_by_data = frozenset({"num_classes", "class_names"})
 
-    def task(self, args: Namespace, data: SegmentationDataModule) -> SegmentationTask:
-        names, _ = DATASETS[data.dataset].classes(data.root)
+    def classes(self, data: SegmentationDataModule) -> dict[str, Any]:
+        names, palette = DATASETS[data.dataset].classes(data.root)
+        normalization = {"mean": [*IMAGENET_MEAN], "std": [*IMAGENET_STD]}
+        return {"names": [*names], "palette": palette.tolist(), "normalization": normalization}
+
+    def task(
+        self, args: Namespace, data: SegmentationDataModule, classes: Mapping[str, Any]
+    ) -> SegmentationTask:
+        names = [*classes["names"]]
         network = segmenter(**args.network, num_classes=len(names))
         return SegmentationTask(
-            network, len(names), class_names=list(names), **args.model, seed=args.seed
+            network, len(names), class_names=names, **args.model, seed=args.seed
         )
 
     def pictures(self, data: SegmentationDataModule) -> LogPictures:
@@ -38,7 +50,8 @@ class SegmentationRun(Run[SegmentationDataModule]):
 
     def test(self, args: Namespace, config: str) -> None:
         data = self.data(args)
-        task = self.placed_task(args, data)
+        classes = self.known_classes(args, self.classes(data))
+        task = self.placed_task(args, data, classes)
         images, _ = data.val.folders(data.root, "val")
         is_cityscapes = args.data.dataset == "cityscapes"
         labels = predict_folder(
@@ -62,13 +75,15 @@ class SegmentationRun(Run[SegmentationDataModule]):
         data = SegmentationDataModule(**args.data, seed=args.seed)
         if args.label_ids and data.dataset != "cityscapes":
             raise ValueError(f"label_ids: expected classes of cityscapes, got {data.dataset}")
-        task = self.placed_task(args, data)
-        _, palette = DATASETS[data.dataset].classes(data.root)
+        classes = self.known_classes(args)
+        task = self.placed_task(args, data, classes)
         predict_folder(
             task,
             args.images,
             args.out,
             task.inference or Inference(),
-            palette=palette,
+            palette=torch.tensor(classes["palette"], dtype=torch.uint8),
             label_ids=args.label_ids,
+            normalize=eval_transform(**classes["normalization"]),
+            model_digest=file_digest(self.checkpoint(args)),
         )

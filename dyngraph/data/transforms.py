@@ -115,11 +115,16 @@ def train_transform(
     )
 
 
-def eval_transform() -> v2.Transform:
-    r"""Images uint8 to float32, normalised by ImageNet's mean and standard deviation."""
-    return v2.Compose(
-        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    )
+def eval_transform(
+    mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> v2.Transform:
+    r"""Images uint8 to float32, normalised by a mean and standard deviation of each colour.
+
+    Args:
+        mean: The mean, of colours in 0..1. Defaults to ImageNet's.
+        std: The standard deviation. Defaults to ImageNet's.
+    """
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 def denormalize(image: Tensor) -> Tensor:

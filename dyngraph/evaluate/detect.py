@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dyngraph.data.files import read_rgb, write_file, write_png
 from dyngraph.evaluate.coco import detections_to_coco, write_detections
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
+from dyngraph.evaluate.records import Records
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz import draw_detections, draw_detector_listening
 
@@ -30,6 +31,7 @@ def detect_folder(
     palette: Tensor,
     threshold: float = 0.5,
     progress: bool = True,
+    model_digest: str | None = None,
 ) -> list[Path]:
     r"""Detects objects in the images of a folder and writes what is found.
 
@@ -44,8 +46,9 @@ def detect_folder(
     where … is the path of the image in ``images`` without its suffix. Pixels are taken as stored,
     whatever orientation a JPEG file asks for.
 
-    Files are whole as soon as they are there. An image whose detections are there is skipped, so
-    that an interrupted run goes on where it stopped: give every model a folder of its own.
+    Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
+    which model and image they are, and an image is skipped if its detections are there and of both,
+    so that an interrupted run goes on where it stopped.
 
     Args:
         model: A detector, such as :func:`~dyngraph.models.mask_rcnn`. It is run in evaluation mode,
@@ -57,6 +60,8 @@ def detect_folder(
         palette: The colour of each class, ``[C, 3]``, uint8.
         threshold: The smallest score of an object that is drawn.
         progress: Whether to show a progress bar.
+        model_digest: What tells the model from others, such as the digest of its checkpoint.
+            Defaults to detecting everything anew.
 
     Returns:
         The JSON files, sorted by image.
@@ -74,9 +79,12 @@ def detect_folder(
     check_distinct({path: [output] for path, output in outputs.items()})
     device = next(model.parameters(), torch.empty(0)).device
     names = dict(zip(category_ids, class_names, strict=True))
+    settings = names, palette.tolist(), threshold
+    records = Records(out / "records", model_digest, *settings)
     with evaluation_mode(model):
         for path in tqdm(paths, desc="detect", unit="image", disable=not progress):
-            if outputs[path].exists():
+            record = path.relative_to(images).with_suffix("")
+            if not records.start(record, path, [outputs[path]]):
                 continue
             picture = read_rgb(path)
             image = F.to_dtype(picture, torch.float32, scale=True).to(device)
@@ -85,8 +93,8 @@ def detect_folder(
             name = _name(path, images, ".png")
             write_png(out / "overlays" / name, overlay.permute(1, 2, 0).numpy())
             _draw_listening(model, image, detected, threshold, out, name)
-            # Last: what says that the image is done.
             write_detections(outputs[path], _named(detected, category_ids, names))
+            records.finish(record, path)
     return [outputs[path] for path in paths]
 
 

@@ -17,6 +17,7 @@ from dyngraph.data.coco_json import read_image_info
 from dyngraph.data.files import write_file
 from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_detections
 from dyngraph.evaluate.image_folder import check_outside
+from dyngraph.evaluate.records import Records
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
 
@@ -28,6 +29,7 @@ def detect_listed(
     out: str | Path,
     categories: Mapping[int, str],
     progress: bool = True,
+    model_digest: str | None = None,
 ) -> Path:
     r"""Detects objects in the images that a file of COCO lists, and writes one results file.
 
@@ -36,9 +38,10 @@ def detect_listed(
     and for masks. From ``image_info_test-dev2017.json`` comes
     ``detections_test-dev2017_dyngraph_results.json``.
 
-    The detections of an image are written to ``results/<id>.json`` as soon as they are there. Such
-    an image is skipped, so that an interrupted run goes on where it stopped: give every model a
-    folder of its own.
+    The detections of an image are written to ``results/<id>.json`` as soon as they are there. With
+    a ``model_digest``, ``records/<id>.json`` says of which model and image they are, and an image
+    is skipped if its detections are there and of both, so that an interrupted run goes on where it
+    stopped.
 
     Args:
         model: From images ``[3, H, W]`` to detections, such as
@@ -50,6 +53,8 @@ def detect_listed(
         categories: The names of the categories that the model finds by COCO's numbers, that of
             label 1 first.
         progress: Whether to show a progress bar.
+        model_digest: What tells the model from others, such as the digest of its checkpoint.
+            Defaults to detecting everything anew.
 
     Returns:
         The results file.
@@ -68,15 +73,18 @@ def detect_listed(
     listed = CocoImages(path, content["images"], images)
     outputs = {id: out / "results" / f"{id}.json" for id in listed.ids}
     device = next(model.parameters(), torch.empty(0)).device
+    records = Records(out / "records", model_digest, dict(categories))
     with evaluation_mode(model):
         numbers = tqdm(range(len(listed)), desc="detect", unit="image", disable=not progress)
         for number in numbers:
             id = listed.ids[number]
-            if outputs[id].exists():
+            image_path = listed.paths[number]
+            if not records.start(str(id), image_path, [outputs[id]]):
                 continue
             image = F.to_dtype(listed.read(number), torch.float32, scale=True).to(device)
             (detected,) = model([image])
             write_detections(outputs[id], detections_to_coco(id, detected, [*categories]))
+            records.finish(str(id), image_path)
     results = out / f"detections_{path.stem.removeprefix('image_info_')}_dyngraph_results.json"
     write_file(results, f"[{', '.join(_detections(outputs))}]".encode())
     return results

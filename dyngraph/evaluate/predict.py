@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from dyngraph.data.transforms import eval_transform
 from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.inference import Inference
+from dyngraph.evaluate.records import Records
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz.segmentation import colorize
 
@@ -32,6 +33,8 @@ def predict_folder(
     label_ids: bool = False,
     progress: bool = True,
     paths: Sequence[Path] | None = None,
+    normalize: Callable[[Tensor], Tensor] | None = None,
+    model_digest: str | None = None,
 ) -> list[Path]:
     r"""Segments the images of a folder and writes what is found as PNG files.
 
@@ -46,8 +49,9 @@ def predict_folder(
     so that the third has the name alone. Pixels are taken as stored, whatever orientation a JPEG
     file asks for.
 
-    Files are whole as soon as they are there. An image all of whose files are there is skipped, so
-    that an interrupted run goes on where it stopped: give every model a folder of its own.
+    Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
+    which model and image they are, and an image is skipped if its files are there and of both, so
+    that an interrupted run goes on where it stopped.
 
     Args:
         model: From normalised images ``[1, 3, H, W]`` to class scores ``[1, C, H, W]``, such as a
@@ -61,6 +65,10 @@ def predict_folder(
             label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
         progress: Whether to show progress bars.
         paths: Only these images in the folder. Defaults to all.
+        normalize: From images ``[3, H, W]``, uint8, to what the model sees. Defaults to
+            :func:`~dyngraph.data.eval_transform`.
+        model_digest: What tells the model from others, such as the digest of its checkpoint.
+            Defaults to predicting everything anew.
 
     Returns:
         The label files, sorted by image.
@@ -83,11 +91,13 @@ def predict_folder(
     paths = find_images(images) if paths is None else sorted(paths)
     outputs = {path: _outputs(path, images, out, label_ids) for path in paths}
     check_distinct(outputs)
-    normalize = eval_transform()
+    normalize = eval_transform() if normalize is None else normalize
+    records = Records(out / "records", model_digest, inference, palette.tolist())
     parameter = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model):
         for path in tqdm(paths, desc="predict", unit="image", disable=not progress):
-            if all(output.exists() for output in outputs[path]):
+            name = path.relative_to(images).with_suffix("")
+            if not records.start(name, path, outputs[path]):
                 continue
             picture = read_rgb(path)
             image = normalize(picture).unsqueeze(0).to(parameter)
@@ -103,6 +113,7 @@ def predict_folder(
             write_png(overlay, _blend(picture, colorize(classes, palette)))
             if label_ids:
                 write_prediction(out / "label_ids", path, classes)
+            records.finish(name, path)
     return [outputs[path][0] for path in paths]
 
 

@@ -9,6 +9,7 @@ from dyngraph.train.checkpoint import load_weights, read_checkpoint
 from dyngraph.train.detection_data_module import DetectionDataModule
 from dyngraph.train.detection_task import DetectionTask
 from dyngraph.train.fit import fit
+from dyngraph.train.interruption import Interrupted
 from dyngraph.train.log import read_log
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.optimizer import parameter_groups
@@ -19,6 +20,7 @@ from dyngraph.train.segmentation_task import SegmentationTask
 __all__ = [
     "DetectionDataModule",
     "DetectionTask",
+    "Interrupted",
     "LogDetections",
     "LogPictures",
     "SegmentationDataModule",

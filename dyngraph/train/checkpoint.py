@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,29 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from dyngraph.data.files import write_file
+
+# A checkpoint is a ZIP archive, which ends with a comment, and the comment's length before it.
+_TAG = b"sha256:"
+_COMMENT_LENGTH = len(_TAG) + hashlib.sha256().digest_size * 2
+
 
 class CheckpointFiles(TorchCheckpointIO):
-    r"""Writes checkpoints as Lightning does, which keeps the former one if it fails.
+    r"""Writes checkpoints that name their own digest, and keeps the former one if that fails.
 
-    The error then names the file.
+    The digest is the comment of the ZIP archive, so that file and digest are written at once. The
+    error names the file.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
+        archive = io.BytesIO()
+        torch.save(checkpoint, archive)
+        content = archive.getvalue()[:-2] + _COMMENT_LENGTH.to_bytes(2, "little")
+        digest = hashlib.sha256(content).hexdigest()
         try:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            write_file(Path(path), content + _TAG + digest.encode())
         except OSError as error:
             raise OSError(f"{path}: could not be written: {error}") from error
 
@@ -28,11 +41,20 @@ class CheckpointFiles(TorchCheckpointIO):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     r"""Reads a checkpoint of :func:`~dyngraph.train.fit`. Nothing in it is executed.
 
+    What :func:`~dyngraph.train.fit` writes names its SHA-256 digest, which is checked. Checkpoints
+    of other programs, and of earlier versions, name none and are read as they are.
+
     Raises:
-        OSError: If the file is missing or no readable checkpoint of a training run.
+        OSError: If the file is missing, is damaged or is no readable checkpoint of a training run.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+        body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
+        if comment.startswith(_TAG):
+            named, digest = comment.removeprefix(_TAG).decode(), hashlib.sha256(body).hexdigest()
+            if digest != named:
+                raise ValueError(f"content of digest {digest}, which was written as {named}")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         checkpoint["state_dict"], checkpoint["global_step"]
     # PyTorch has no common base class for what it raises on broken files.
     except Exception as error:
@@ -41,18 +63,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_weights(task: nn.Module, path: str | Path) -> int:
-    r"""Loads the weights of a checkpoint into a task.
+    r"""Loads the weights of a checkpoint into a task. Its digest is checked, if it names one.
 
     Returns:
         The iteration at which it was saved.
 
     Raises:
-        OSError: If the file is missing or no readable checkpoint.
+        OSError: If the file is missing, is damaged or is no readable checkpoint.
         ValueError: If it is of another architecture.
     """
     checkpoint = read_checkpoint(path)
+    put_weights(task, checkpoint, path)
+    return checkpoint["global_step"]
+
+
+def put_weights(task: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
+    r"""Puts the weights of a checkpoint that was read from ``path`` into a task.
+
+    Raises:
+        ValueError: If it is of another architecture.
+    """
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(f"{path}: expected the weights of this architecture. {error}") from error
-    return checkpoint["global_step"]

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 
 from dyngraph.evaluate.coco import detections_to_coco, judge_detections
-from dyngraph.train.optimizer import check_optimizer, make_optimizer
 from dyngraph.train.seeded_task import SeededTask
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -61,14 +59,9 @@ class DetectionTask(SeededTask):
         decay_steps: tuple[int, ...] = (60_000, 80_000),
         seed: int = 0,
     ) -> None:
-        super().__init__(seed)
-        self.model = model
+        super().__init__(model, lr, optimizer, momentum, weight_decay, seed)
         self.annotation_path = annotation_path
         self.category_ids = category_ids
-        self.lr = lr
-        self.optimizer = check_optimizer(optimizer)
-        self.momentum = momentum
-        self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.warmup_factor = warmup_factor
         self.decay_steps = sorted(decay_steps)
@@ -106,17 +99,7 @@ class DetectionTask(SeededTask):
             self.log(name, score, prog_bar=name in ("box_ap", "mask_ap"))
         self._image_ids, self._detections = [], []
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = make_optimizer(
-            self.optimizer, self.model, self.lr, self.momentum, self.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_lr)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    def _share_of_lr(self, step: int) -> float:
+    def share_of_lr(self, step: int) -> float:
         grown = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
         warmup = self.warmup_factor + (1 - self.warmup_factor) * grown
         return warmup * 0.1 ** bisect_right(self.decay_steps, step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from dyngraph.train.checkpoint import CheckpointFiles, load_weights
+from dyngraph.train.checkpoint import CheckpointFiles, put_weights, read_checkpoint
 from dyngraph.train.estimate import Estimate
+from dyngraph.train.folder_lock import lock_folder
+from dyngraph.train.interruption import StopAtSignals
+from dyngraph.train.record import RECORD, check_classes, check_settings, read_record
 
 CHECKPOINT = "last.ckpt"
 
@@ -46,6 +49,22 @@ class SaveAtTheEnd(lightning.Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
+class Record(lightning.Callback):
+    r"""Puts into each checkpoint what is recorded of its run."""
+
+    def __init__(self, record: Mapping[str, Any] | None) -> None:
+        self.record = record
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        task: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        if self.record is not None:
+            checkpoint[RECORD] = dict(self.record)
+
+
 def fit(
     task: lightning.LightningModule,
     data: lightning.LightningDataModule,
@@ -56,6 +75,7 @@ def fit(
     validate_every: int | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     plugins: Sequence[Any] = (),
+    record: Mapping[str, Any] | None = None,
     **trainer_options: Any,
 ) -> dict[str, float]:
     r"""Trains ``task`` and returns its scores on the validation images.
@@ -65,7 +85,11 @@ def fit(
     scores of every validation. ``last.ckpt`` there is replaced as a whole every
     ``checkpoint_every`` iterations and after the last one. Started again with ``resume``, a run
     goes on from it and, on a CPU, ends with the same weights, bit for bit, as one that was never
-    interrupted.
+    interrupted. At SIGINT (Ctrl-C) and SIGTERM, a run saves a checkpoint after the current
+    iteration and ends.
+
+    A resumed run takes the learning rate, the other settings of the optimiser and ``max_steps`` as
+    they are now; the schedule of the learning rate follows.
 
     Args:
         task: What is trained.
@@ -78,54 +102,86 @@ def fit(
         callbacks: Callbacks beside those that log, save and estimate, such as Lightning's
             ``EMAWeightAveraging``.
         plugins: Plugins of the trainer beside the one that writes checkpoints.
+        record: Plain containers that go into the checkpoints, such as those of the command line:
+            ``settings`` in groups, and ``classes`` with their ``names`` and ``palette``. A run is
+            only resumed with the same classes, and with the same settings but for some.
         **trainer_options: Arguments of :class:`lightning.Trainer`, such as ``accelerator``,
             ``devices``, ``precision`` or ``sync_batchnorm``.
 
     Raises:
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
-        ValueError: If the checkpoint is of another architecture.
-        OSError: If the checkpoint cannot be read, or a new one cannot be written.
+        BlockingIOError: If another process trains in ``folder``.
+        ValueError: If the checkpoint is of another architecture, of a later iteration than
+            ``max_steps``, or ``record`` differs from that of the run in what has to stay.
+        OSError: If the checkpoint cannot be read or is damaged, or a new one cannot be written.
+        Interrupted: After SIGINT or SIGTERM. It is a :class:`SystemExit`, with status 130 or 143.
     """
-    checkpoint = Path(folder) / CHECKPOINT
-    if checkpoint.exists() and not resume:
-        raise FileExistsError(
-            f"{checkpoint} exists: resume that run, or choose another folder for a new one"
+    checkpoint = Path(folder, CHECKPOINT)
+    with lock_folder(folder), StopAtSignals(checkpoint) as stop:
+        start = _start(task, checkpoint, max_steps, resume, record)
+        # Lightning counts the batches from validation to validation.
+        num_batches = trainer_options.get("accumulate_grad_batches", 1)
+        trainer = lightning.Trainer(
+            max_steps=max_steps,
+            default_root_dir=folder,
+            logger=[
+                TensorBoardLogger(folder, name=None, version="tensorboard"),
+                # Its own folder for each part of the run: this logger replaces what it finds.
+                CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
+            ],
+            callbacks=[
+                ModelCheckpoint(
+                    folder,
+                    filename=Path(CHECKPOINT).stem,
+                    every_n_train_steps=checkpoint_every,
+                    save_on_train_epoch_end=False,
+                    enable_version_counter=False,
+                ),
+                SaveAtTheEnd(checkpoint),
+                LogScores(),
+                LearningRateMonitor("step"),
+                Estimate(),
+                Record(record),
+                *callbacks,
+                # After all that an iteration changes.
+                stop,
+            ],
+            check_val_every_n_epoch=None,
+            val_check_interval=num_batches * (validate_every or max_steps),
+            num_sanity_val_steps=0,
+            plugins=[CheckpointFiles(), *plugins],
+            use_distributed_sampler=False,
+            **trainer_options,
         )
-    # Lightning loads it again, with the state of all else; but its errors don't name the file.
-    start = load_weights(task, checkpoint) if checkpoint.exists() else 0
-    # Lightning counts the batches from validation to validation.
-    num_batches = trainer_options.get("accumulate_grad_batches", 1)
-    trainer = lightning.Trainer(
-        max_steps=max_steps,
-        default_root_dir=folder,
-        logger=[
-            TensorBoardLogger(folder, name=None, version="tensorboard"),
-            # Its own folder for each part of the run: this logger replaces what it finds.
-            CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
-        ],
-        callbacks=[
-            ModelCheckpoint(
-                folder,
-                filename=Path(CHECKPOINT).stem,
-                every_n_train_steps=checkpoint_every,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            ),
-            SaveAtTheEnd(checkpoint),
-            LogScores(),
-            LearningRateMonitor("step"),
-            Estimate(),
-            *callbacks,
-        ],
-        check_val_every_n_epoch=None,
-        val_check_interval=num_batches * (validate_every or max_steps),
-        num_sanity_val_steps=0,
-        plugins=[CheckpointFiles(), *plugins],
-        use_distributed_sampler=False,
-        **trainer_options,
-    )
-    trainer.fit(
-        task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
-    )
-    (scores,) = trainer.validate(task, data, verbose=False)
+        trainer.fit(
+            task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
+        )
+        (scores,) = trainer.validate(task, data, verbose=False)
     return {name: float(score) for name, score in scores.items() if name != _STEP}
+
+
+def _start(
+    task: lightning.LightningModule,
+    path: Path,
+    max_steps: int,
+    resume: bool,
+    record: Mapping[str, Any] | None,
+) -> int:
+    """The iteration at which the run starts."""
+    if not path.exists():
+        return 0
+    if not resume:
+        raise FileExistsError(
+            f"{path} exists: resume that run, or choose another folder for a new one"
+        )
+    checkpoint = read_checkpoint(path)
+    recorded = read_record(checkpoint, path)
+    if recorded is not None and record is not None:
+        check_settings(path, recorded["settings"], record["settings"])
+        check_classes(path, recorded["classes"], record["classes"])
+    # Lightning loads it again, with the state of all else; but its errors don't name the file.
+    put_weights(task, checkpoint, path)
+    step: int = checkpoint["global_step"]
+    if step > max_steps:
+        raise ValueError(f"max_steps: expected at least {step}, as in {path}, got {max_steps}")
+    return step

@@ -1,26 +1,80 @@
-"""What all tasks share: randomness that a resumed run repeats."""
+"""What all tasks share: randomness that a resumed run repeats, the optimiser, its schedule."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from dyngraph.train.optimizer import check_optimizer, make_optimizer
 
 
-class SeededTask(lightning.LightningModule):
+class SeededTask(lightning.LightningModule, ABC):
     r"""A task in which whatever is random in iteration t is a function of ``seed`` and t alone.
 
-    A resumed run then goes on exactly as if it had never stopped.
+    So is the learning rate. A resumed run then goes on exactly as if it had never stopped. With
+    other settings of the optimiser, a resumed run takes these, and keeps the optimiser's state.
 
     Args:
+        model: What is trained.
+        lr: The learning rate.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        momentum: That of stochastic gradient descent.
+        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         seed: What all randomness is derived from.
+
+    Raises:
+        ValueError: If ``optimizer`` is unknown.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        optimizer: str,
+        momentum: float,
+        weight_decay: float,
+        seed: int,
+    ) -> None:
         super().__init__()
+        self.model = model
+        self.lr = lr
+        self.optimizer = check_optimizer(optimizer)
+        self.momentum = momentum
+        self.weight_decay = weight_decay
         self.seed = seed
+
+    @abstractmethod
+    def share_of_lr(self, step: int) -> float:
+        r"""The learning rate of an iteration as a multiple of ``lr``."""
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self._new_optimizer()
+        schedule = LambdaLR(optimizer, self.share_of_lr)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the settings of the run so far, beside the optimiser's state.
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, LambdaLR)
+        groups, fresh = schedule.optimizer.param_groups, self._new_optimizer().param_groups
+        for group, settings in zip(groups, fresh, strict=True):
+            group.update({name: settings[name] for name in settings if name != "params"})
+            group["initial_lr"] = self.lr
+            group["lr"] = self.lr * self.share_of_lr(schedule.last_epoch)
+        schedule.base_lrs = [self.lr for _ in groups]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         world_size = self.trainer.world_size
         torch.manual_seed(self.seed + batch_idx * world_size + self.global_rank)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return make_optimizer(self.optimizer, self.model, self.lr, self.momentum, self.weight_decay)

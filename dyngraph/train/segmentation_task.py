@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, distributed, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -13,7 +11,6 @@ from dyngraph.data.labels import IGNORE
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
-from dyngraph.train.optimizer import check_optimizer, make_optimizer
 from dyngraph.train.seeded_task import SeededTask
 
 
@@ -61,12 +58,7 @@ class SegmentationTask(SeededTask):
         class_names: list[str] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(seed)
-        self.model = model
-        self.lr = lr
-        self.optimizer = check_optimizer(optimizer)
-        self.momentum = momentum
-        self.weight_decay = weight_decay
+        super().__init__(model, lr, optimizer, momentum, weight_decay, seed)
         self.aux_weight = aux_weight
         if not 0 < ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold: expected 0 < threshold <= 1, got {ohem_threshold}")
@@ -119,14 +111,5 @@ class SegmentationTask(SeededTask):
             self.log_dict({f"iou/{name}": iou for name, iou in ious})
         self.confusion.reset()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = make_optimizer(
-            self.optimizer, self.model, self.lr, self.momentum, self.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.PolynomialLR(
-            optimizer, total_iters=int(self.trainer.estimated_stepping_batches), power=0.9
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+    def share_of_lr(self, step: int) -> float:
+        return (1 - step / self.trainer.estimated_stepping_batches) ** 0.9

@@ -70,7 +70,7 @@ def test_results_for_the_evaluation_server(coco, tmp_path):
     predict = ["predict", f"--config={tmp_path / 'run/config.yaml'}", f"--out={out}"]
     main([*predict, f"--images={images}", f"--image_info={image_info}"])
     name = "detections_test-dev2017_dyngraph_results.json"
-    assert sorted(path.name for path in out.iterdir()) == [name, "results"]
+    assert sorted(path.name for path in out.iterdir()) == [name, "records", "results"]
     found = json.loads((out / name).read_text())
     assert {detection["image_id"] for detection in found} == {1, 2}
     # The same as without the list, in which images have no numbers.

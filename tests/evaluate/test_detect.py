@@ -63,13 +63,27 @@ def test_files_for_each_image(model, images, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(model, images, tmp_path):
-    first, second = detect(model, images, tmp_path / "out")
+    first, second = detect(model, images, tmp_path / "out", model_digest="a")
+    whole, expected = first.read_text(), second.read_bytes()
     first.write_text("untouched")
-    expected = second.read_bytes()
     second.unlink()
-    detect(model, images, tmp_path / "out")
+    detect(model, images, tmp_path / "out", model_digest="a")
     assert first.read_text() == "untouched"
     assert second.read_bytes() == expected
+    # Those of another model are not taken, and without a digest none are.
+    for digest in ("b", None):
+        first.write_text("stale")
+        detect(model, images, tmp_path / "out", model_digest=digest)
+        assert first.read_text() == whole
+
+
+def test_an_image_that_has_changed_is_detected_again(model, images, tmp_path):
+    first, second = detect(model, images, tmp_path / "out", model_digest="a")
+    Image.new("RGB", (33, 44), (9, 9, 99)).save(images / "a.png")
+    second.write_text("untouched")
+    detect(model, images, tmp_path / "out", model_digest="a")
+    assert {d["segmentation"]["size"][0] for d in json.loads(first.read_text())} == {44}
+    assert second.read_text() == "untouched"
 
 
 def test_bad_folders(model, images, tmp_path):

@@ -103,13 +103,15 @@ def test_the_results_are_those_of_all_images(val, image_info, tmp_path):
 
 def test_an_interrupted_run_goes_on(val, image_info, tmp_path):
     oracle = Oracle(val)
-    results = detect(oracle, val, image_info, tmp_path / "out")
+    results = detect(oracle, val, image_info, tmp_path / "out", model_digest="a")
     expected = results.read_bytes()
     results.unlink()
     (tmp_path / f"out/results/{val.image_ids[2]}.json").unlink()
-    detect(oracle, val, image_info, tmp_path / "out")
+    detect(oracle, val, image_info, tmp_path / "out", model_digest="a")
     assert oracle.num_images == len(val) + 1
     assert results.read_bytes() == expected
+    detect(oracle, val, image_info, tmp_path / "out", model_digest="b")
+    assert oracle.num_images == 2 * len(val) + 1
 
 
 def test_missing_images_are_named(val, image_info, tmp_path):
@@ -154,9 +156,9 @@ def test_wrong_files_are_named(val, image_info, tmp_path):
 
 
 def test_files_of_other_images_are_not_taken(val, image_info, tmp_path):
-    detect(Oracle(val), val, image_info, tmp_path / "out")
+    detect(Oracle(val), val, image_info, tmp_path / "out", model_digest="a")
     first, second = (tmp_path / f"out/results/{id}.json" for id in val.image_ids[:2])
     assert json.loads(first.read_text())
     second.write_bytes(first.read_bytes())
     with pytest.raises(ValueError, match=f"^{second}: image_id: expected 1000002, got 1000001"):
-        detect(Oracle(val), val, image_info, tmp_path / "out")
+        detect(Oracle(val), val, image_info, tmp_path / "out", model_digest="a")

@@ -124,14 +124,63 @@ def test_images_have_the_type_of_the_parameters(images):
 
 def test_finished_images_are_skipped(images):
     model = Model()
-    out = predict(model, images)
+    out = predict(model, images, model_digest="a")
     whole = content(out)
     num_images = model.num_images
-    predict(model, images)
+    predict(model, images, model_digest="a")
     assert model.num_images == num_images
     (out / "overlays" / NAMES[1]).unlink()
-    predict(model, images)
+    predict(model, images, model_digest="a")
     assert num_images < model.num_images < 2 * num_images
+    assert content(out) == whole
+
+
+@pytest.mark.parametrize("digests", [("a", "b"), (None, "a"), ("a", None), (None, None)])
+def test_files_of_another_model_are_replaced(images, tmp_path, digests):
+    first, second = Model(), Model()
+    out = predict(first, images, model_digest=digests[0])
+    predict(second, images, model_digest=digests[1])
+    assert second.num_images > len(NAMES)
+    predict_folder(
+        second, images, tmp_path / "fresh", Inference((8, 8)), progress=False,
+        model_digest=digests[1],
+    )  # fmt: skip
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_files_of_another_image_or_other_settings_are_replaced(images):
+    model = Model()
+    out = predict(model, images, model_digest="a")
+    before = content(out)
+    save(images / NAMES[0], size=(12, 17))
+    predict(model, images, model_digest="a")
+    after = content(out)
+    changed = {name for name in after if after[name] != before[name]}
+    stem = NAMES[0].removesuffix(".png")
+    assert changed == {f"labels/{NAMES[0]}", f"overlays/{NAMES[0]}", f"records/{stem}.json"}
+    palette = PALETTE.flip(0)
+    predict(model, images, model_digest="a", palette=palette)
+    assert all(content(out)[f"overlays/{name}"] != after[f"overlays/{name}"] for name in NAMES)
+
+
+def test_half_replaced_files_are_of_no_model(images, monkeypatch):
+    """Back at the first model, after an interruption of the second."""
+    first, second = Model(), Model()
+    out = predict(first, images, model_digest="a")
+    whole = content(out)
+    write = Path.write_bytes
+
+    def stop(path, content):
+        if path.parent == out / "overlays/bonn":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict(second, images, model_digest="b")
+    monkeypatch.undo()
+    assert content(out)[f"labels/{NAMES[0]}"] != whole[f"labels/{NAMES[0]}"]
+    predict(first, images, model_digest="a")
     assert content(out) == whole
 
 

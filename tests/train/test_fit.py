@@ -15,7 +15,13 @@ from dyngraph.data import generate_scenes
 from dyngraph.evaluate import mean_iou, pixel_accuracy
 from dyngraph.models import SmallTrunk, segmenter
 from dyngraph.nn import BottleneckRepGraphBlock
-from dyngraph.train import SegmentationDataModule, SegmentationTask, fit, read_log
+from dyngraph.train import (
+    SegmentationDataModule,
+    SegmentationTask,
+    fit,
+    load_weights,
+    read_log,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # About logs that are already there and loaders without workers.
@@ -202,6 +208,125 @@ def test_the_last_step_is_saved(scenes, tmp_path, max_steps, checkpoint_every):
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
 
 
+def rates(folder):
+    return [float(row["lr-SGD/pg1"]) for row in logged(folder) if row["lr-SGD/pg1"]]
+
+
+def test_a_longer_run_goes_on_with_the_schedule_of_its_length(scenes, tmp_path):
+    run(scenes, tmp_path, Task(lr=0.1), max_steps=4)
+    run(scenes, tmp_path, Task(lr=0.1), max_steps=12, resume=True)
+    steps = range(4, 12)
+    assert [step for step, _ in losses(tmp_path / "csv-4")] == list(steps)
+    assert rates(tmp_path / "csv-4") == [0.1 * (1 - t / 12) ** 0.9 for t in steps]
+    assert load(tmp_path)["global_step"] == 12
+
+
+def test_a_longer_run_goes_on_with_the_same_samples(scenes, tmp_path):
+    """With no learning rate, losses tell samples and dropout alone."""
+    run(scenes, tmp_path / "whole", Task(lr=0.0), max_steps=6)
+    run(scenes, tmp_path / "parts", Task(lr=0.0), max_steps=4)
+    run(scenes, tmp_path / "parts", Task(lr=0.0), max_steps=6, resume=True)
+    assert losses(tmp_path / "parts/csv-4") == losses(tmp_path / "whole/csv")[4:]
+
+
+def test_a_resumed_run_takes_the_optimizer_as_it_is_set_now(scenes, tmp_path):
+    run(scenes, tmp_path, Task(lr=0.1, momentum=0.9, weight_decay=5e-4), max_steps=2)
+    before = load(tmp_path)
+    run(
+        scenes,
+        tmp_path,
+        Task(lr=0.02, momentum=0.5, weight_decay=0.0),
+        max_steps=3,
+        resume=True,
+    )
+    after = load(tmp_path)
+    assert rates(tmp_path / "csv-2") == [0.02 * (1 - 2 / 3) ** 0.9]
+    groups = after["optimizer_states"][0]["param_groups"]
+    assert [(g["momentum"], g["weight_decay"]) for g in groups] == [(0.5, 0.0)] * 2
+    # One step by hand, with the momentum so far: p - lr (m v + g) has v' = m v + g.
+    (old,), (new,) = before["optimizer_states"], after["optimizer_states"]
+    names = [name for name, p in Task().named_parameters() if p.dim() > 1]
+    lr = 0.02 * (1 - 2 / 3) ** 0.9
+    for number, name in enumerate(names):
+        step = before["state_dict"][name] - after["state_dict"][name]
+        buffer = new["state"][number]["momentum_buffer"]
+        torch.testing.assert_close(step, lr * buffer, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(buffer, old["state"][number]["momentum_buffer"])
+
+
+def test_fewer_steps_than_there_were(scenes, tmp_path):
+    run(scenes, tmp_path, max_steps=3)
+    with pytest.raises(ValueError, match=r"^max_steps: expected at least 3, as in .*, got 2$"):
+        run(scenes, tmp_path, max_steps=2, resume=True)
+
+
+SETTINGS = {
+    "task": "segmentation",
+    "seed": 0,
+    "data": {"root": "a", "batch_size": 2},
+    "network": {"context": {"class_path": "dyngraph.nn.DGMNBlock", "init_args": {"rates": [1, 6]}}},
+    "model": {"optimizer": "sgd", "lr": 0.1},
+    "trainer": {"folder": "a", "max_steps": 1, "accumulate_grad_batches": 1},
+}
+CLASSES = {"names": ["road", "sky"], "palette": [[0, 0, 0], [1, 2, 255]]}
+
+
+def recorded(scenes, folder, settings=None, classes=None, **options):
+    record = {"settings": SETTINGS | (settings or {}), "classes": CLASSES | (classes or {})}
+    return run(scenes, folder, max_steps=1, record=record, **options)
+
+
+def test_a_record_is_in_the_checkpoint(scenes, tmp_path):
+    recorded(scenes, tmp_path)
+    assert load(tmp_path)["record"] == {"settings": SETTINGS, "classes": CLASSES}
+    changed = {
+        "data": {"root": "b", "batch_size": 2},
+        "model": {"optimizer": "sgd", "lr": 0.2},
+        "trainer": {"folder": "b", "max_steps": 2, "accumulate_grad_batches": 1},
+    }
+    recorded(scenes, tmp_path, changed, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1}, "seed: expected 0, as the run was started with, got 1"),
+        ({"task": "detection"}, "task: expected 'segmentation', .* got 'detection'"),
+        ({"data": {"batch_size": 4}}, "data.batch_size: expected 2, .* got 4"),
+        ({"network": {"context": None}}, r"network.context: expected {.*\[1, 6\].*}, .* got None"),
+        ({"model": {"optimizer": "adamw"}}, "model.optimizer: expected 'sgd', .* got 'adamw'"),
+        ({"trainer": {"accumulate_grad_batches": 2}}, "trainer.accumulate_grad_b.* 1, .* got 2"),
+    ],
+)
+def test_settings_that_have_to_stay(scenes, tmp_path, settings, message):
+    recorded(scenes, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'last.ckpt'}: {message}$"):
+        recorded(scenes, tmp_path, settings, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["sky", "road"], "names, 0: expected 'road', as the network was trained for, got 'sky'"),
+        (["road"], "names, 1: expected 'sky', .* got None"),
+        (["road", "sky", "car"], "names, 2: expected None, .* got 'car'"),
+    ],
+)
+def test_classes_have_to_stay(scenes, tmp_path, names, message):
+    recorded(scenes, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'last.ckpt'}: classes, {message}$"):
+        recorded(scenes, tmp_path, classes={"names": names}, resume=True)
+
+
+@pytest.mark.parametrize("record", [3, {"settings": {}}, {"settings": {}, "classes": {
+    "names": ["a"], "palette": [[0, 0, 256]]}}])  # fmt: skip
+def test_a_broken_record_is_named(scenes, tmp_path, record):
+    run(scenes, tmp_path, max_steps=1)
+    torch.save(load(tmp_path) | {"record": record}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'last.ckpt'}: record: expected settings"):
+        run(scenes, tmp_path, resume=True)
+
+
 def test_a_new_run_does_not_overwrite_another(scenes, tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"precious")
     with pytest.raises(FileExistsError, match=r"last\.ckpt exists: resume that run, or choose"):
@@ -217,6 +342,33 @@ def test_broken_checkpoints_are_named(scenes, tmp_path, damage):
     path.write_bytes({"empty": b"", "truncated": content[:9000], "other": b"text" * 99}[damage])
     with pytest.raises(OSError, match=rf"{path}: expected a readable checkpoint, got "):
         run(scenes, tmp_path, resume=True)
+
+
+def test_flipped_bytes_are_noticed(scenes, tmp_path):
+    path = tmp_path / "last.ckpt"
+    run(scenes, tmp_path, max_steps=1)
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 50):
+        for _ in range(20):
+            content = bytearray(whole)
+            for place in torch.randint(len(whole) - 80, (count,), generator=generator).tolist():
+                content[place] ^= 0xFF
+            path.write_bytes(content)
+            message = rf"^{path}: expected a readable checkpoint, got .*digest"
+            with pytest.raises(OSError, match=message):
+                load_weights(Task(), path)
+    with pytest.raises(OSError, match=message):
+        run(scenes, tmp_path, resume=True)
+    path.write_bytes(whole)
+    assert load_weights(Task(), path) == 1
+
+
+def test_a_checkpoint_without_a_digest_loads(scenes, tmp_path):
+    run(scenes, tmp_path, max_steps=1)
+    torch.save(load(tmp_path), tmp_path / "last.ckpt")
+    assert load_weights(Task(), tmp_path / "last.ckpt") == 1
+    run(scenes, tmp_path, max_steps=2, resume=True)
 
 
 def test_batches_that_cannot_be_shared(scenes, tmp_path):

@@ -34,13 +34,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--largest-file", type=int)
+    parser.add_argument("--checkpoint-every", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     # PyTorch's synchronised batch normalisation runs on GPUs only: a norm of each image alone.
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.GroupNorm(2, 8), nn.ReLU())
     task = SegmentationTask(Segmenter(network, nn.Conv2d(8, 19, 1)), lr=0.1)
-    module = SegmentationDataModule(args.data, crop_size=(48, 64), batch_size=4, num_workers=0)
+    module = SegmentationDataModule(
+        args.data, crop_size=(48, 64), batch_size=4, num_workers=args.workers
+    )
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     scores = fit(
         task,
@@ -48,7 +52,7 @@ def main() -> None:
         args.folder,
         max_steps=args.steps,
         resume=args.resume,
-        checkpoint_every=1,
+        checkpoint_every=args.checkpoint_every,
         callbacks=[FullDisk(args.largest_file)] if args.largest_file else [],
         accelerator="cpu",
         devices=world_size,

@@ -1,0 +1,70 @@
+"""Of which model and of which image a prediction is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from dyngraph.data.files import write_file
+
+
+def file_digest(path: str | Path) -> str:
+    r"""The SHA-256 digest of a file, hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Records:
+    r"""Files that say of what others were made, so that those are made anew if it has changed.
+
+    There is one for each image, ``….json``: the digests of the model and of the image, and a digest
+    of all settings. It is written after the files that it is about, and removed before.
+
+    Args:
+        folder: Their folder.
+        model_digest: What tells the model from others, such as the digest of its checkpoint. None:
+            nothing is recorded and everything is made anew.
+        settings: What the files depend on beside model and image. Their ``repr`` tells them apart.
+    """
+
+    def __init__(self, folder: Path, model_digest: str | None, *settings: object) -> None:
+        self.folder = folder
+        self.model_digest = model_digest
+        self.settings_digest = hashlib.sha256(repr(settings).encode()).hexdigest()
+
+    def start(self, name: str | Path, image: Path, outputs: Iterable[Path]) -> bool:
+        r"""Whether the files of an image have to be made. The record of former ones is removed.
+
+        Args:
+            name: The name of the record, without its suffix.
+            image: The image.
+            outputs: Its files.
+        """
+        path = self._path(name)
+        if (
+            self.model_digest is not None
+            and all(output.exists() for output in outputs)
+            and path.exists()
+            and path.read_bytes() == self._content(image)
+        ):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+    def finish(self, name: str | Path, image: Path) -> None:
+        r"""Writes the record of an image whose files are there."""
+        if self.model_digest is not None:
+            write_file(self._path(name), self._content(image))
+
+    def _path(self, name: str | Path) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _content(self, image: Path) -> bytes:
+        record = {
+            "model": self.model_digest,
+            "image": file_digest(image),
+            "settings": self.settings_digest,
+        }
+        return json.dumps(record).encode()

@@ -1,0 +1,44 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+LOCK = ".lock"
+
+
+@contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    r"""Keeps a folder for the run of this process, as long as the process lives.
+
+    The system frees it, whatever ends the process. Of the processes of a distributed run the first
+    keeps it for all. The file that is locked, ``.lock``, stays and means nothing by itself.
+
+    Raises:
+        BlockingIOError: If the run of another process has it. The error names that process.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield
+        return
+    path = Path(folder, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            # The locks of flock would be inherited by the processes that load data.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise BlockingIOError(
+                f"{folder}: process {file.read()} trains here: wait for its end, or choose another "
+                "folder"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,105 @@
+"""Signals that end a run: it saves a checkpoint first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    r"""Raised by :func:`~dyngraph.train.fit` after a signal, once a checkpoint is saved.
+
+    Uncaught, it ends the process with the exit status of shells, 128 and the signal's number.
+
+    Args:
+        number: The signal's number.
+        checkpoint: The checkpoint.
+    """
+
+    def __init__(self, number: int, checkpoint: Path) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+        self.checkpoint = checkpoint
+
+    def __str__(self) -> str:
+        return f"{self.signal.name}: saved {self.checkpoint}"
+
+
+class StopAtSignals(lightning.Callback):
+    r"""At SIGINT or SIGTERM, saves a checkpoint after the current iteration and ends the run.
+
+    A second signal does what it did before. After the last iteration, which is saved, the first
+    ends the run at once. Used as a context, outside of which signals are as
+    they were.
+
+    Args:
+        path: The checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._received = 0
+        self._at_once = False
+        self._process = os.getpid()
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> StopAtSignals:
+        # Python lets no other thread have handlers.
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.getsignal(number) for number in _SIGNALS}
+            self._listen()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def on_train_start(self, *args: Any) -> None:
+        # Lightning's own handler, which has the process end with 0, came after ours.
+        self._listen()
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        task: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        # All processes stop at the same iteration, whichever got the signal.
+        if trainer.strategy.reduce_boolean_decision(bool(self._received), all=False):
+            trainer.save_checkpoint(self.path, weights_only=False)
+            raise Interrupted(self._received or signal.SIGTERM, self.path)
+
+    def on_validation_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        # After the last iteration: that is saved.
+        if trainer.state.fn == "validate":
+            self._at_once = True
+            if self._received:
+                raise Interrupted(self._received, self.path)
+            self._listen()
+
+    def _listen(self) -> None:
+        if not self._received:
+            for number in self._former:
+                signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() == self._process:
+            self._received = number
+            self.__exit__()
+            if self._at_once:
+                raise Interrupted(number, self.path)
+        elif number == signal.SIGTERM:
+            # A process that loads data inherits the handler, but is ended so.
+            os._exit(128 + number)

@@ -1,0 +1,120 @@
+"""What a checkpoint records of its run beside its state, and how others are compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+RECORD = "record"
+"""The key of the record in a checkpoint."""
+
+# Where the data are, how fast they are read, what is scored, and how far a step goes.
+_MAY_CHANGE = frozenset(
+    {
+        "data.root",
+        "data.num_workers",
+        "data.val_batch_size",
+        "model.lr",
+        "model.momentum",
+        "model.weight_decay",
+        "model.warmup_steps",
+        "model.warmup_factor",
+        "model.decay_steps",
+        "model.inference",
+        "model.object_classes",
+    }
+)
+# All else of the trainer may change: how long, how often and on what machine.
+_MUST_STAY = frozenset(
+    {
+        "trainer.accumulate_grad_batches",
+        "trainer.gradient_clip_val",
+        "trainer.gradient_clip_algorithm",
+    }
+)
+
+
+def read_record(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any] | None:
+    r"""What :func:`~dyngraph.train.fit` got as ``record``, or None if that was nothing.
+
+    Args:
+        checkpoint: A checkpoint.
+        path: Its file, for errors.
+
+    Raises:
+        ValueError: If it is not a dictionary of ``settings`` and of ``classes`` with their
+            ``names`` and, three numbers in 0..255 for each, their ``palette``.
+    """
+    record = checkpoint.get(RECORD)
+    if record is None:
+        return None
+    try:
+        settings, classes = record["settings"], record["classes"]
+        names, palette = classes["names"], classes["palette"]
+        whole = (
+            all(isinstance(group, dict) for group in (record, settings, classes))
+            and all(isinstance(name, str) for name in names)
+            and len(names) == len(palette)
+            and all(len(colour) == 3 and set(colour) <= {*range(256)} for colour in palette)
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: record: expected settings and classes, {error!r}") from error
+    if not whole:
+        raise ValueError(f"{path}: record: expected settings and classes, got other values")
+    return record
+
+
+def check_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    r"""Checks that a run can go on with other settings.
+
+    Args:
+        path: The checkpoint, for errors.
+        before: The settings of the run so far, in groups.
+        now: Those that it is to go on with.
+
+    Raises:
+        ValueError: If one differs that has to stay. Those of the optimiser's steps may change, of
+            validation, and of the machine.
+    """
+    old, new = _flat(before), _flat(now)
+    for name in old:
+        stays = name in _MUST_STAY or not (name.startswith("trainer.") or name in _MAY_CHANGE)
+        if stays and name in new and old[name] != new[name]:
+            raise ValueError(
+                f"{path}: {name}: expected {old[name]!r}, as the run was started with, "
+                f"got {new[name]!r}"
+            )
+
+
+def check_classes(path: str | Path, trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    r"""Checks that data have the classes that a network was trained for, in their order.
+
+    Args:
+        path: The checkpoint, for errors.
+        trained: Its ``names`` of classes and, of a detector, their ``ids``.
+        given: Those of the data.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    for key in ("names", "ids"):
+        pairs = zip_longest(trained.get(key, ()), given.get(key, ()))
+        for number, (expected, found) in enumerate(pairs):
+            if expected != found:
+                raise ValueError(
+                    f"{path}: classes, {key}, {number}: expected {expected!r}, as the network was "
+                    f"trained for, got {found!r}"
+                )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that they have on the command line: those in groups by both."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name in ("data", "network", "model", "trainer"):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        elif name in ("seed", "task"):
+            flat[name] = value
+    return flat
