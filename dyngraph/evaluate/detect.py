@@ -75,7 +75,7 @@ def detect_folder(
     device = next(model.parameters(), torch.empty(0)).device
     names = dict(zip(category_ids, class_names, strict=True))
     with evaluation_mode(model):
-        for path in tqdm(paths, desc="detect", unit="image", disable=not progress):
+        for path in tqdm(paths, desc="detect", unit="image", disable=not progress or None):
             if outputs[path].exists():
                 continue
             picture = read_rgb(path)

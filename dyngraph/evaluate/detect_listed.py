@@ -69,7 +69,9 @@ def detect_listed(
     outputs = {id: out / "results" / f"{id}.json" for id in listed.ids}
     device = next(model.parameters(), torch.empty(0)).device
     with evaluation_mode(model):
-        numbers = tqdm(range(len(listed)), desc="detect", unit="image", disable=not progress)
+        numbers = tqdm(
+            range(len(listed)), desc="detect", unit="image", disable=not progress or None
+        )
         for number in numbers:
             id = listed.ids[number]
             if outputs[id].exists():

@@ -13,8 +13,11 @@ def find_images(images: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: If the folder is missing.
+        NotADirectoryError: If it is a file.
         ValueError: If it has no image.
     """
+    if images.is_file():
+        raise NotADirectoryError(f"images: expected a folder, got the file {images}")
     if not images.is_dir():
         raise FileNotFoundError(f"images: expected the folder {images}, which is missing")
     files = (path for path in images.rglob("*") if path.is_file())

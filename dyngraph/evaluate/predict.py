@@ -59,7 +59,7 @@ def predict_folder(
         palette: The RGB colours of the classes, ``[C, 3]``, uint8.
         label_ids: Whether classes are the training ids of Cityscapes, and to be written as its
             label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
-        progress: Whether to show progress bars.
+        progress: Whether to show a progress bar, on a terminal.
         paths: Only these images in the folder. Defaults to all.
 
     Returns:
@@ -86,12 +86,12 @@ def predict_folder(
     normalize = eval_transform()
     parameter = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model):
-        for path in tqdm(paths, desc="predict", unit="image", disable=not progress):
+        for path in tqdm(paths, desc="predict", unit="image", disable=not progress or None):
             if all(output.exists() for output in outputs[path]):
                 continue
             picture = read_rgb(path)
             image = normalize(picture).unsqueeze(0).to(parameter)
-            probabilities = inference(model, image, progress)[0]
+            probabilities = inference(model, image)[0]
             if len(probabilities) > len(palette):
                 raise ValueError(
                     f"palette: expected {len(probabilities)} colours, one for each class of the "
