@@ -7,6 +7,10 @@ from typing import Any
 
 import yaml
 
+_MAX_BYTES = 1_000_000
+_MAX_DEPTH = 50
+_MAX_VALUES = 10_000
+
 
 def read_config(path: str | Path) -> dict[str, Any]:
     r"""Reads a YAML file, and the file that it inherits from first.
@@ -17,7 +21,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     Raises:
         OSError: If a file is missing or cannot be read.
-        ValueError: If a file is no YAML mapping, or inherits from itself.
+        ValueError: If a file is no YAML mapping, inherits from itself, or is larger than any
+            configuration: of more than 1 MB, of more than 10,000 values where aliases are written
+            out, or nested deeper than 50.
     """
     return _read(Path(path), ())
 
@@ -26,7 +32,10 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in heirs:
         raise ValueError(f"{path}: inherits from itself")
     try:
-        config = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1).decode()
+        _check_size(path, text)
+        config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected YAML, got {error}") from error
     if not isinstance(config, dict):
@@ -37,6 +46,37 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(parent, str):
         raise ValueError(f"{path}: inherit: expected the path of a file, got {parent!r}")
     return _merge(_read(path.parent / parent, (*heirs, path.resolve())), config)
+
+
+def _check_size(path: Path, text: str) -> None:
+    """Before anything is built: a few aliases can stand for billions of values."""
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"{path}: expected at most {_MAX_BYTES} bytes")
+    sizes: dict[str, int] = {}
+    # The anchor of each open collection, and its values so far; around them, the whole file.
+    opened: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        size = 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, 0))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, inside = opened.pop()
+            size = inside + 1
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, yaml.AliasEvent):
+            # An alias of what is still open would be inside itself.
+            if any(anchor == event.anchor for anchor, _ in opened):
+                raise ValueError(f"{path}: *{event.anchor}: expected no value inside itself")
+            size = sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        anchor, inside = opened[-1]
+        opened[-1] = anchor, inside + size
+        if inside + size > _MAX_VALUES:
+            raise ValueError(f"{path}: expected at most {_MAX_VALUES} values, aliases written out")
+        if len(opened) - 1 > _MAX_DEPTH:
+            raise ValueError(f"{path}: expected values nested at most {_MAX_DEPTH} deep")
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

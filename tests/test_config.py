@@ -58,6 +58,34 @@ def test_a_broken_file_is_named(tmp_path, content):
         read_config(last)
 
 
+def bomb():
+    """Nine levels of nine aliases: 3.5 billion values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 10)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bomb(), "expected at most 10000 values"),
+        (f"a: {1000 * '['}{1000 * ']'}", "expected values nested at most 50 deep"),
+        ("a: &a [*a]", r"\*a: expected no value inside itself"),
+        (f"a: {1_000_000 * 'x'}", "expected at most 1000000 bytes"),
+    ],
+)
+def test_a_file_that_outgrows_any_configuration_is_refused(content, message, tmp_path):
+    path = write(tmp_path, bomb=content)
+    with pytest.raises(ValueError, match=f"^{path}: {message}"):
+        read_config(path)
+
+
+def test_aliases_are_taken(tmp_path):
+    path = write(tmp_path, some="a: &a {b: &b [1, 2]}\nc: *a\nd: [*b, *b]\n")
+    pair = [1, 2]
+    assert read_config(path) == {"a": {"b": pair}, "c": {"b": pair}, "d": [pair, pair]}
+
+
 def test_a_missing_file_is_named(tmp_path):
     last = write(tmp_path, last={"inherit": "nowhere.yaml"})
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):

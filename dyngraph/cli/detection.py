@@ -67,7 +67,7 @@ class DetectionRun(Run[DetectionDataModule]):
         task = self.placed_task(args, data, classes)
         detections = []
         with evaluation_mode(task), torch.inference_mode():
-            for image, target in tqdm(data.val, desc="detect", unit="image"):
+            for image, target in tqdm(data.val, desc="detect", unit="image", disable=None):
                 (detected,) = task([image.to(task.device)])
                 found = detections_to_coco(target["image_id"], detected, data.val.category_ids)
                 detections += found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from jsonargparse import ActionConfigFile, ArgumentParser
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dyngraph.cli.checkpoint_settings import checkpoint_settings
 from dyngraph.cli.detection import DetectionRun
+from dyngraph.cli.messages import one_line, only_our_messages
 from dyngraph.cli.plot import plot, plot_parser
 from dyngraph.cli.run import Run
 from dyngraph.cli.segmentation import SegmentationRun
@@ -22,27 +25,51 @@ RUNS: dict[str, Run] = {"segmentation": SegmentationRun(), "detection": Detectio
 
 _DEFAULT = "segmentation"
 
+_TRACEBACK = "--traceback"
+
+_MISTAKES = (ArgumentError, ImportError, MisconfigurationException, OSError, TypeError, ValueError)
+"""What a user's mistake ends in. The rest is a fault of the program and keeps its traceback."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    r"""Runs a command, by default that of the process."""
-    parser = ArgumentParser(prog="dyngraph", description="Networks with dyngraph's blocks.")
+    r"""Runs a command, by default that of the process.
+
+    A mistake is one line on standard error and the exit code 2; with ``--traceback``, wherever it
+    stands, it is an exception.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with only_our_messages():
+        if _TRACEBACK in given:
+            _main([argument for argument in given if argument != _TRACEBACK])
+            return
+        try:
+            _main(given)
+        except _MISTAKES as error:
+            print(f"dyngraph: {one_line(error)} ({_TRACEBACK} shows where)", file=sys.stderr)
+            raise SystemExit(2) from error
+
+
+def _main(given: Sequence[str]) -> None:
+    description = "Networks with dyngraph's blocks."
+    parser = ArgumentParser(prog="dyngraph", description=description, exit_on_error=False)
+    help_ = "show where an error comes from; may stand after the command too"
+    parser.add_argument(_TRACEBACK, action="store_true", help=help_)
     commands = parser.add_subcommands(dest="command")
-    given = sys.argv[1:] if arguments is None else arguments
-    try:
-        given = _with_checkpoint(list(_read_configs(given)))
-        run = _run(given)
-        for name, command_parser in COMMANDS.items():
-            commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
-        commands.add_subcommand("plot", plot_parser(), help=plot_parser.__doc__)
-        args = parser.parse_args(given)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    given = _with_checkpoint(list(_read_configs(given or ["--help"])))
+    run = _run(given)
+    for name, command_parser in COMMANDS.items():
+        commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
+    commands.add_subcommand("plot", plot_parser(), help=plot_parser.__doc__)
+    args = parser.parse_args(given)
     if args.command == "plot":
         plot(**args.plot.as_dict())
         return
     config = COMMANDS[args.command](run).dump(args[args.command], skip_unset=False)
     # What names a class becomes its instance; the groups stay groups, because seeds come first.
-    getattr(run, args.command)(parser.instantiate(args)[args.command], config)
+    instances = parser.instantiate(args)[args.command]
+    if instances.trainer.enable_progress_bar is None:
+        instances.trainer.enable_progress_bar = sys.stdout.isatty()
+    getattr(run, args.command)(instances, config)
 
 
 def _fit_parser(run: Run) -> ArgumentParser:
@@ -93,6 +120,7 @@ def _run_parser(run: Run) -> ArgumentParser:
     parser.add_function_arguments(fit, "trainer", skip={"task", "data", "record"})
     name = next(name for name, other in RUNS.items() if other is run)
     parser.set_defaults({"task": name, "trainer.folder": f"runs/{name}", **run.defaults})
+    parser.set_defaults({"trainer.enable_model_summary": False})
     return parser
 
 
@@ -124,7 +152,7 @@ def _with_checkpoint(arguments: list[str]) -> list[str]:
 def _run(arguments: Sequence[str]) -> Run:
     """What ``--task`` says, in a file or as an argument, before there is a parser."""
     name = _DEFAULT
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         option, equals, value = argument.partition("=")
         if option == "--config":
             name = json.loads(value).get("task", name)

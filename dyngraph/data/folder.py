@@ -55,7 +55,8 @@ class FolderSegmentation(SegmentationDataset):
     def find_pairs(self, root: Path, split: str) -> Iterator[tuple[Path, Path]]:
         image_folder, label_folder = self.folders(root, split)
         for image in image_folder.rglob("*"):
-            if image.suffix.lower() in _IMAGE_SUFFIXES:
+            # macOS writes ._<name> beside a file on other disks.
+            if image.suffix.lower() in _IMAGE_SUFFIXES and not image.name.startswith("._"):
                 mask = image.relative_to(image_folder).with_suffix(".png")
                 yield image, label_folder / mask
 

@@ -62,7 +62,9 @@ def write_scenes(
         scratch = Path(folder)
         _write_marker(root, parameters, scratch, finished=False)
         scenes = [(split, number) for split, count in counts.items() for number in range(count)]
-        for split, number in tqdm(scenes, desc="scenes", unit="image", disable=not progress):
+        for split, number in tqdm(
+            scenes, desc="scenes", unit="image", disable=not progress or None
+        ):
             scene = [root / path for path in paths(split, number)]
             if all(path.exists() for path in scene):
                 continue

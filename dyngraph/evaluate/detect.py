@@ -82,7 +82,7 @@ def detect_folder(
     settings = names, palette.tolist(), threshold
     records = Records(out / "records", model_digest, *settings)
     with evaluation_mode(model):
-        for path in tqdm(paths, desc="detect", unit="image", disable=not progress):
+        for path in tqdm(paths, desc="detect", unit="image", disable=not progress or None):
             record = path.relative_to(images).with_suffix("")
             if not records.start(record, path, [outputs[path]]):
                 continue

@@ -75,7 +75,9 @@ def detect_listed(
     device = next(model.parameters(), torch.empty(0)).device
     records = Records(out / "records", model_digest, dict(categories))
     with evaluation_mode(model):
-        numbers = tqdm(range(len(listed)), desc="detect", unit="image", disable=not progress)
+        numbers = tqdm(
+            range(len(listed)), desc="detect", unit="image", disable=not progress or None
+        )
         for number in numbers:
             id = listed.ids[number]
             image_path = listed.paths[number]

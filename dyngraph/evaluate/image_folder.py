@@ -11,13 +11,18 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 def find_images(images: Path) -> list[Path]:
     r"""The PNG and JPEG files of a folder and those below, sorted.
 
+    Not what macOS writes beside them on other disks, ``._<name>``.
+
     Raises:
         FileNotFoundError: If the folder is missing.
+        NotADirectoryError: If it is a file.
         ValueError: If it has no image.
     """
+    if images.is_file():
+        raise NotADirectoryError(f"images: expected a folder, got the file {images}")
     if not images.is_dir():
         raise FileNotFoundError(f"images: expected the folder {images}, which is missing")
-    files = (path for path in images.rglob("*") if path.is_file())
+    files = (path for path in images.rglob("*") if path.is_file() and path.name[:2] != "._")
     paths = sorted(path for path in files if path.suffix.lower() in _SUFFIXES)
     if not paths:
         raise ValueError(f"images: expected PNG or JPEG images in {images}, got none")

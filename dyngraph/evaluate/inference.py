@@ -91,7 +91,11 @@ class Inference:
             len(window_corners(size, *self._windows(size))) for size in sizes
         )
         with tqdm(
-            total=num_passes, desc="inference", unit="pass", leave=False, disable=not progress
+            total=num_passes,
+            desc="inference",
+            unit="pass",
+            leave=False,
+            disable=not progress or None,
         ) as bar:
 
             def counted_model(window: Tensor) -> Tensor:

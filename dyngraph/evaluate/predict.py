@@ -63,7 +63,7 @@ def predict_folder(
         palette: The RGB colours of the classes, ``[C, 3]``, uint8.
         label_ids: Whether classes are the training ids of Cityscapes, and to be written as its
             label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
-        progress: Whether to show progress bars.
+        progress: Whether to show a progress bar, on a terminal.
         paths: Only these images in the folder. Defaults to all.
         normalize: From images ``[3, H, W]``, uint8, to what the model sees. Defaults to
             :func:`~dyngraph.data.eval_transform`.
@@ -95,13 +95,13 @@ def predict_folder(
     records = Records(out / "records", model_digest, inference, palette.tolist())
     parameter = next(model.parameters(), torch.empty(0))
     with evaluation_mode(model):
-        for path in tqdm(paths, desc="predict", unit="image", disable=not progress):
+        for path in tqdm(paths, desc="predict", unit="image", disable=not progress or None):
             name = path.relative_to(images).with_suffix("")
             if not records.start(name, path, outputs[path]):
                 continue
             picture = read_rgb(path)
             image = normalize(picture).unsqueeze(0).to(parameter)
-            probabilities = inference(model, image, progress)[0]
+            probabilities = inference(model, image)[0]
             if len(probabilities) > len(palette):
                 raise ValueError(
                     f"palette: expected {len(probabilities)} colours, one for each class of the "

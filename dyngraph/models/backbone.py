@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
@@ -23,7 +25,8 @@ class DilatedResNet(nn.Module):
             the first block, where the stride was, and 4 in the others.
 
     Raises:
-        ValueError: If there is no such ResNet, or ``multi_grid`` has not a positive factor a block.
+        ValueError: If there is no such ResNet, it has no such weights, or ``multi_grid`` has not
+            a positive factor a block.
 
     Shapes:
         - **input:** ``[B, 3, H, W]``
@@ -36,7 +39,7 @@ class DilatedResNet(nn.Module):
         super().__init__()
         if name not in RESNETS:
             raise ValueError(f"backbone: expected one of {RESNETS}, got {name!r}")
-        resnet = getattr(torchvision.models, name)(weights=weights)
+        resnet = getattr(torchvision.models, name)(weights=check_weights(name, weights))
         self.conv1 = resnet.conv1
         self.bn1 = resnet.bn1
         self.relu = resnet.relu
@@ -82,6 +85,22 @@ def _dilate_blocks(stage: nn.Sequential, dilation: int, factors: Sequence[int]) 
         )
     for block, factor in zip(stage, factors, strict=True):
         dilate(block, factor * dilation, factor * dilation)
+
+
+def check_weights(name: str, weights: Any) -> WeightsEnum | None:
+    r"""The weights of one of torchvision's networks.
+
+    Raises:
+        ValueError: If it has no such weights.
+    """
+    known = get_model_weights(name)
+    try:
+        return None if weights is None else known.verify(weights)
+    except (KeyError, TypeError) as error:
+        names = ("DEFAULT", *(one.name for one in known))
+        raise ValueError(
+            f"weights_backbone: expected None or one of {names}, got {weights!r}"
+        ) from error
 
 
 class SmallTrunk(nn.Sequential):

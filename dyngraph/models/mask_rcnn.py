@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
+from dyngraph.models.backbone import check_weights
 from dyngraph.models.deformable_conv2d import make_deformable
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.insert import insert
@@ -77,9 +78,10 @@ def mask_rcnn(
             ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``, or a module from images to a
             dict of feature maps of ``out_channels`` channels each, as
             :class:`torchvision.models.detection.MaskRCNN` takes it.
-        context: ``None`` (the baseline), ``"nonlocal"``, ``"repgraph"``, ``"bottleneck_repgraph"``,
-            ``"dgmn"`` (rates 1, 4, 8, 12), ``"gcnet"``, ``"ccnet"``, or a function from a number of
-            channels to a block; ``"deformable"``: modulated deformable 3x3 convolutions.
+        context: ``None`` or ``"none"`` (the baseline), ``"nonlocal"``, ``"repgraph"``,
+            ``"bottleneck_repgraph"``, ``"dgmn"`` (rates 1, 4, 8, 12), ``"gcnet"``, ``"ccnet"``, or
+            a function from a number of channels to a block; ``"deformable"``: modulated deformable
+            3x3 convolutions.
         num_classes: The number of classes, without the background.
         context_at: Where the context is. ``"res4"``: before the last residual block of the fourth
             stage, as in RepGraph. ``"c5"``, ``"c4_c5"``: in all residual blocks of the fifth, or of
@@ -167,7 +169,9 @@ def _resnet(name: str, weights: str | None, freeze: bool | None) -> ResNet:
             raise ValueError(f"weights_backbone: the small ResNet has none, got {weights!r}")
         resnet = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
     else:
-        resnet = getattr(torchvision.models, name)(weights=weights, norm_layer=norm)
+        resnet = getattr(torchvision.models, name)(
+            weights=check_weights(name, weights), norm_layer=norm
+        )
     if freeze:
         for stage in (resnet.conv1, resnet.layer1):
             stage.requires_grad_(False)
@@ -179,7 +183,7 @@ def _add_context(
 ) -> None:
     if place not in PLACES:
         raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
-    if context is None:
+    if context in (None, "none"):
         return
     if context == DEFORMABLE:
         if place not in STAGES:

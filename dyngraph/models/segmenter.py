@@ -121,7 +121,7 @@ def segmenter(
             (strides 4 to 32), a :class:`~dyngraph.models.DGMN2`, or any module from images to
             feature maps: a tensor, a list (the last is used, the one before it for the auxiliary
             head), or a dict ``{"out": …, "aux": …}``.
-        context: ``None`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
+        context: ``None`` or ``"none"`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
             ``"danet"``, or a function from a number of channels to a block, such as
             :class:`~dyngraph.models.NonLocalHead`. A block whose result has other channels says so
@@ -181,7 +181,7 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
 
 
 def _context(context: str | Callable[[int], nn.Module] | None, channels: int) -> nn.Module:
-    if context is None:
+    if context in (None, "none"):
         return nn.Identity()
     if isinstance(context, str):
         if context not in CONTEXTS:

@@ -58,7 +58,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint["state_dict"], checkpoint["global_step"]
     # PyTorch has no common base class for what it raises on broken files.
     except Exception as error:
-        raise OSError(f"{path}: expected a readable checkpoint, got {error!r}") from error
+        # Its own words are riddles, or advise to run whatever is in the file.
+        found = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else ("a file that is broken or holds more than weights and settings (none was run)")
+        )
+        raise OSError(f"{path}: expected a readable checkpoint, got {found}") from error
     return checkpoint
 
 

@@ -26,7 +26,7 @@ class SegmentationDataModule(ImageDataModule):
         root: The folder of the data set; ``"generated"``: a small one in its format, which is
             generated in ``runs/generated``.
         dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
-        crop_size: Height and width of the training crops, in pixels.
+        crop_size: Height and width of the training crops, in pixels, or both in one number.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         scale: The range that the random scale is drawn from uniformly; ``(1, 1)``: none. Defaults
             to ``(0.5, 2)`` without ``scales``.
@@ -49,7 +49,7 @@ class SegmentationDataModule(ImageDataModule):
         self,
         root: str | Path = "generated",
         dataset: str = "cityscapes",
-        crop_size: tuple[int, int] = (769, 769),
+        crop_size: int | tuple[int, int] = (769, 769),
         batch_size: int = 8,
         scale: tuple[float, float] | None = None,
         scales: Sequence[float] | None = None,

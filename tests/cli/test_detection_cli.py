@@ -84,7 +84,9 @@ def test_results_for_the_evaluation_server(coco, tmp_path):
         del detection["category"]
     assert found == plain
     with pytest.raises(FileNotFoundError, match=r"images, id 1: expected .*, and 1 more"):
-        main([*predict, f"--images={coco / 'val2017'}", f"--image_info={image_info}"])
+        main(
+            [*predict, "--traceback", f"--images={coco / 'val2017'}", f"--image_info={image_info}"]
+        )
 
 
 def test_prediction_needs_no_image_of_the_data_set(coco, tmp_path):
@@ -103,5 +105,6 @@ def test_a_broken_annotation_file_is_named(coco, tmp_path):
     path = tmp_path / "annotations/instances_val2017.json"
     path.parent.mkdir()
     path.write_bytes((coco / "annotations/instances_val2017.json").read_bytes()[:-100])
+    run = [f"--data.root={tmp_path}", f"--trainer.folder={tmp_path / 'run'}"]
     with pytest.raises(ValueError, match=f"^{path}: expected JSON"):
-        main(["fit", *TINY, f"--data.root={tmp_path}", f"--trainer.folder={tmp_path / 'run'}"])
+        main(["fit", "--traceback", *TINY, *run])
