@@ -141,7 +141,7 @@ def networks(monkeypatch):
             nn.LeakyReLU(0.25),
         ),
     ],
-    ids=str,
+    ids=["none", "builtin", "function", "class", "class with arguments"],
 )
 def test_the_function_on_node_features(activation, expected, scenes, tmp_path, networks, capsys):
     (tmp_path / "run.yaml").write_text(
