@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -209,11 +210,14 @@ def test_number_of_scenes_out_of_range(tmp_path, name, count):
         generate(tmp_path, **{name: count})
 
 
-def test_progress_bar(tmp_path, capfd):
+def test_progress_bar(tmp_path, capsys, monkeypatch):
+    generate_scenes(tmp_path / "no_terminal", num_train=1, num_val=0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     generate_scenes(tmp_path / "loud", num_train=1, num_val=0)
-    assert "scenes" in capfd.readouterr().err
+    assert "scenes" in capsys.readouterr().err
     generate_scenes(tmp_path / "silent", num_train=1, num_val=0, progress=False)
-    captured = capfd.readouterr()
+    captured = capsys.readouterr()
     assert captured.out == captured.err == ""
 
 

@@ -121,6 +121,7 @@ def test_the_progress_bar_counts_forward_passes_and_goes_away(monkeypatch, capsy
     inference(model, image)
     assert capsys.readouterr().err == ""
     calls.clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     inference(model, image, progress=True)
     passes = 2 * sum(len(window_corners(size, (8, 8), (6, 6))) for size in [(10, 4), (20, 9)])
     assert len(calls) == passes == bars[-1].n == bars[-1].total

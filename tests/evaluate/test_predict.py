@@ -1,5 +1,6 @@
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -243,7 +244,10 @@ def test_other_formats_are_not_opened(images):
         predict(Model(), images)
 
 
-def test_a_bar_over_images_is_shown(images, capsys):
+def test_a_bar_over_images_is_shown_on_a_terminal(images, capsys, monkeypatch):
+    predict(Model(), images, progress=True)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     predict(Model(), images, progress=True)
     assert "predict: 100%" in capsys.readouterr().err
     predict(Model(), images, progress=False)
