@@ -1,4 +1,4 @@
-"""Every row of DGMN's ablations as a constructor call, with its parameters and multiply-adds.
+"""DGMN's variants as constructor calls, with its parameters and multiply-adds.
 
     python benchmarks/ablations.py
 

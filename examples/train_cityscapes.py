@@ -1,4 +1,4 @@
-"""Trains a segmenter on Cityscapes with the recipe of the RepGraph paper.
+"""Trains a segmenter on Cityscapes, by default with RepGraph's batches, crops and schedule.
 
 With ``--data PATH`` the images come from Cityscapes as it is on disk, by default with ResNet-50,
 crops of 769x769, batches of 8 and 40,000 iterations. Without it, small street scenes are generated

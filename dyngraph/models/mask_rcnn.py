@@ -90,7 +90,8 @@ def mask_rcnn(
         weights_backbone: What torchvision's function of the backbone takes as ``weights``, e.g.
             ``"DEFAULT"``. For DGMN2 the path of a released file.
         freeze: Whether the first two stages and the backbone's batch normalisation are as they were
-            trained before, as both papers do. Defaults to whether there are ``weights_backbone``.
+            trained before, as in the public benchmark's "1x". Defaults to whether there are
+            ``weights_backbone``.
         min_size: The length of the shorter side to which images are resized, in pixels.
         max_size: The longest side of a resized image.
         pyramid_channels: The channels of the feature pyramid.

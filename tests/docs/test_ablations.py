@@ -1,4 +1,4 @@
-"""The page of DGMN's ablations holds what its script prints."""
+"""The page of DGMN's variants holds what its script prints."""
 
 import runpy
 from pathlib import Path

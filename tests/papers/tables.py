@@ -314,6 +314,14 @@ COCO_ROWS = [
         "43.7", "65.9", "47.8", "38.7", "62.1", "41.3", **named("dgmn", **C5, **RESNEXT),
     ),
     coco(
+        "9", "Mask R-CNN, ResNet-101-FPN", "resnet101",
+        "40.2", "61.9", "44.0", "36.2", "58.6", "38.4", **NO_CONTEXT, **BACKBONE101,
+    ),
+    coco(
+        "9", "Mask R-CNN, ResNeXt-101-FPN", "resnext101",
+        "42.6", "64.9", "46.6", "38.3", "61.6", "40.8", **NO_CONTEXT, **RESNEXT,
+    ),
+    coco(
         "9", "DGMN (ours), ResNeXt-101-FPN", "dgmn_c5_resnext101",
         "44.3", "66.8", "48.4", "39.5", "63.3", "42.1", **named("dgmn", **C5, **RESNEXT),
     ),

@@ -68,4 +68,4 @@ def test_the_tables_have_every_recipe_that_sets_them():
         for path in paths
         if {"lr", "weight_decay"} & set(yaml.safe_load((ROOT / path).read_text()).get("model", {}))
     }
-    assert {row[0] for columns in (9, 10) for row in table_rows(columns)} == bases
+    assert {row[0] for columns in (9, 10) for row in table_rows(columns)} >= bases
