@@ -47,24 +47,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         OSError: If the file is missing, is damaged or is no readable checkpoint of a training run.
     """
+    wanted = f"{path}: expected a readable checkpoint"
     try:
         content = Path(path).read_bytes()
-        body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
-        if comment.startswith(_TAG):
-            named, digest = comment.removeprefix(_TAG).decode(), hashlib.sha256(body).hexdigest()
-            if digest != named:
-                raise ValueError(f"content of digest {digest}, which was written as {named}")
+    except OSError as error:
+        raise OSError(f"{wanted}, got {error.strerror}") from error
+    body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
+    if comment.startswith(_TAG):
+        named, digest = comment.removeprefix(_TAG), hashlib.sha256(body).hexdigest()
+        if digest.encode() != named:
+            raise OSError(f"{wanted}, got a damaged one: its digest is {digest}, not {named!r}")
+    try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         checkpoint["state_dict"], checkpoint["global_step"]
-    # PyTorch has no common base class for what it raises on broken files.
+    # PyTorch has no common base class for what it raises on broken files, and its own words are
+    # riddles, or advise to run whatever is in the file.
     except Exception as error:
-        # Its own words are riddles, or advise to run whatever is in the file.
-        found = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else ("a file that is broken or holds more than weights and settings (none was run)")
-        )
-        raise OSError(f"{path}: expected a readable checkpoint, got {found}") from error
+        found = "a file that is broken or holds more than weights and settings (none was run)"
+        raise OSError(f"{wanted}, got {found}") from error
     return checkpoint
 
 

@@ -95,7 +95,7 @@ def test_settings_that_have_to_stay(root, tmp_path, other, message):
     main(["fit", *run])
     before = (tmp_path / "run/last.ckpt").read_bytes()
     with pytest.raises(ValueError, match=re.escape(f"last.ckpt: {message}")):
-        main(["fit", *run, "--trainer.max_steps=2", "--trainer.resume=true", other])
+        main(["--traceback", "fit", *run, "--trainer.max_steps=2", "--trainer.resume=true", other])
     assert (tmp_path / "run/last.ckpt").read_bytes() == before
 
 
@@ -108,9 +108,9 @@ def test_classes_of_the_data_are_those_of_the_network(root, tmp_path):
     message = f"classes, names, 0: expected {first!r}, as the network was trained for, got "
     for command in (["validate"], ["test", f"--out={tmp_path / 'out'}"]):
         with pytest.raises(ValueError, match=re.escape(message + repr(second))):
-            main([*command, *run])
+            main(["--traceback", *command, *run])
     with pytest.raises(ValueError, match=re.escape(message + repr(second))):
-        main(["fit", *run, "--trainer.resume=true"])
+        main(["--traceback", "fit", *run, "--trainer.resume=true"])
 
 
 def test_a_segmenter_predicts_from_its_checkpoint_alone(root, tmp_path):

@@ -123,7 +123,7 @@ def test_a_log_that_is_missing_empty_or_broken_is_named(text, tmp_path):
     bad, out = tmp_path / "bad", tmp_path / "curves.png"
     path = bad / "csv/metrics.csv" if text is None else write_log(bad, text)
     with pytest.raises((OSError, ValueError), match=re.escape(str(path))):
-        main(["plot", str(tmp_path / "good"), str(bad), "--out", str(out)])
+        main(["--traceback", "plot", str(tmp_path / "good"), str(bad), "--out", str(out)])
     assert not out.exists()
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_drawn_is_named(arguments, message, tmp_path):
     write_log(tmp_path / "b", "box_ap,step\n0.5,1\n")
     runs = [str(tmp_path / name) for name in "ab"]
     with pytest.raises(ValueError, match=message):
-        main(["plot", *runs, f"--out={tmp_path / 'curves.png'}", *arguments])
+        main(["--traceback", "plot", *runs, f"--out={tmp_path / 'curves.png'}", *arguments])
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
