@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,14 +39,15 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> MultiplyAdds:
     r"""Counts the multiply-adds of ``module`` on an input of the given shape.
 
     Runs on the meta device: nothing is computed and no memory is taken, whatever the size.
-    Elementwise work (normalisation, activations, softmax) is not counted.
+    Elementwise work (normalisation, activations, softmax) is not counted. torchvision's deformable
+    convolution counts as the convolution that it is once its samples are interpolated.
 
     Args:
         module: Any module that takes one tensor. It is copied, and counted in evaluation mode.
         *shape: The shape of the input.
     """
     module = copy.deepcopy(module).to("meta").eval()
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_mapping())
     with torch.no_grad(), use_backend("torch"), counter:
         module(torch.empty(shape, device="meta"))
     counts = counter.get_flop_counts().get("Global", {})
@@ -52,3 +56,16 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> MultiplyAdds:
         dense=(sum(counts.values()) - sampling) // 2,
         sampling=sampling // 2,
     )
+
+
+def _mapping() -> dict[Any, Callable[..., int]]:
+    """The operators that PyTorch's counter does not know, and how many operations they are."""
+    # There only where torchvision is imported.
+    known = hasattr(torch.ops.torchvision, "deform_conv2d")
+    return {torch.ops.torchvision.deform_conv2d: _deformable} if known else {}
+
+
+def _deformable(
+    maps: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any
+) -> int:
+    return 2 * math.prod(out_shape) * math.prod(weight[1:])

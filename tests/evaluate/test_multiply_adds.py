@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from dyngraph.evaluate import MultiplyAdds, count_multiply_adds
+from dyngraph.models.deformable_conv2d import DeformableConv2d
 from dyngraph.nn import BottleneckRepGraphBlock, NonLocalBlock, RepGraphBlock
 from dyngraph.ops import use_backend
 
@@ -87,3 +88,12 @@ def test_the_module_stays_as_it_was():
     assert block.training
     for name, value in block.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_deformable_convolution_is_a_convolution():
+    conv = nn.Conv2d(6, 8, 3, padding=1, stride=2, groups=2)
+    deformable = DeformableConv2d(conv)
+    offsets = count_multiply_adds(deformable.offset_mask, 2, 6, 9, 11)
+    assert count_multiply_adds(deformable, 2, 6, 9, 11).dense == (
+        count_multiply_adds(conv, 2, 6, 9, 11).dense + offsets.dense
+    )
