@@ -31,8 +31,16 @@ _UNION = re.compile(
     r"Given value: ",
     re.DOTALL,
 )
+# What is wrong with an argument of a class or function that is itself a setting.
+_NESTED = re.compile(
+    r'(Parser key "[^"]+":).*Parser key "([^"]+)":.*?Errors:\s+- '
+    r"(?:Type [^\n]*? expects a function or a callable class: )?"
+    r"([^\n]*?)(?:\. Got value: .*|\n.*)",
+    re.DOTALL,
+)
 # jsonargparse's words, and those that a user knows.
 _WORDS = (
+    (_NESTED, r"\1 \2: \3"),
     (_UNION, r"Expected a \1. Got value: "),
     (re.compile(r'Parser key "([^"]+)":'), r"--\1:"),
     (re.compile(r"Expected a (.*)\. Got value: "), r"expected \1, got "),

@@ -181,6 +181,7 @@ def test_what_is_no_function_is_named(activation, message, scenes, tmp_path, cap
         main(["fit", f"--config={tmp_path / 'run.yaml'}"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert 'Parser key "activation"' in error
+    assert error.startswith("dyngraph: --network.context: activation: ")
+    assert len(error.splitlines()) == 1
     assert message in error
     assert not (tmp_path / "last.ckpt").exists()

@@ -237,7 +237,7 @@ class AttentionConv(MessagePassing):
         score = score.view(dim_size, num_samples, self.groups)
         if bias is not None:
             score = score + bias.transpose(1, 2)
-        return score.softmax(dim=1).flatten(0, 1)[sample]
+        return score.softmax(dim=1).flatten(0, 1).index_select(0, sample)
 
     def message(self, value_j: Tensor, alpha: Tensor, edge_weight: OptTensor) -> Tensor:
         alpha = alpha if edge_weight is None else edge_weight.unsqueeze(-1) * alpha

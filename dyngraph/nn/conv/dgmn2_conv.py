@@ -185,9 +185,9 @@ class DGMN2Conv(AttentionConv):
             alpha = alpha.view(*near.corner_index.shape, self.heads)[:, :, 0].sum(dim=-1)
             return out, near, alpha.unflatten(1, (self.heads, near.num_samples))
         # Heads are split once, for queries, keys and values together.
-        query, key, value = split_groups(self.qkv(x[0]), 3 * self.heads).chunk(3)
+        query, key, value = self._split_heads(self.qkv(x[0]))
         if x[1] is not x[0]:
-            query = split_groups(self.qkv(x[1]), 3 * self.heads).chunk(3)[0]
+            query = self._split_heads(self.qkv(x[1]))[0]
         out, alpha = sampled_attention(
             query,
             key,
@@ -226,7 +226,13 @@ class DGMN2Conv(AttentionConv):
         score = scatter(score, sample, dim=0, dim_size=dim_size * num_samples, reduce="sum")
         score = score.view(dim_size, self.heads, num_samples // self.heads)
         alpha = (score if bias is None else score + bias).softmax(dim=-1)
-        return head * alpha.flatten()[sample].unsqueeze(-1)
+        return head * alpha.flatten().index_select(0, sample).unsqueeze(-1)
+
+    def _split_heads(self, qkv: Tensor) -> Tuple[Tensor, ...]:
+        """Queries, keys and values ``[heads * N, d]``, one head after the other."""
+        rows = split_groups(qkv, 3 * self.heads)
+        # No chunks, whose number an exported program would have to know.
+        return rows.view(3, self.heads * qkv.size(0), rows.size(1)).unbind()
 
     def _relative_scores(self, x: Tensor, grid: Grid) -> Tensor:
         """The scores ``[N, heads, K]`` of the relative positions of targets' samples on a grid."""

@@ -269,7 +269,7 @@ class DGMNConv(MessagePassing):
             [torch.ones_like(w[:, :1]) if alpha is None else alpha for w, alpha in parts], dim=-1
         )
         filters, affinity = (part.transpose(1, 2).flatten(0, 1) for part in (filters, affinity))
-        return filters[sample], affinity[sample]
+        return filters.index_select(0, sample), affinity.index_select(0, sample)
 
     def message(
         self, x_j: Tensor, edge_filter: Tensor, edge_affinity: Tensor, edge_weight: Tensor
