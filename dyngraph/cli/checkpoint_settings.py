@@ -42,7 +42,10 @@ def checkpoint_settings(path: str | Path) -> dict[str, Any]:
         return {}
     settings = record["settings"]
     try:
-        found = {name: settings[name] for name in ("task", "seed", "data", "model")}
+        found = {name: settings[name] for name in ("task", "seed", "data")}
+        # How it was trained is of no account.
+        training = ("optimizer", "scheduler")
+        found["model"] = {k: v for k, v in settings["model"].items() if k not in training}
         found["network"] = _without_weights(settings["network"])
         found["trainer"] = {"max_steps": int(settings["trainer"]["max_steps"])}
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dyngraph.cli.checkpoint_settings import checkpoint_settings
 from dyngraph.cli.detection import DetectionRun
+from dyngraph.cli.help import make_brief
 from dyngraph.cli.messages import one_line, only_our_messages
 from dyngraph.cli.plot import plot, plot_parser
 from dyngraph.cli.run import Run
@@ -58,7 +59,9 @@ def _main(given: Sequence[str]) -> None:
     given = _with_checkpoint(list(_read_configs(given or ["--help"])))
     run = _run(given)
     for name, command_parser in COMMANDS.items():
-        commands.add_subcommand(name, command_parser(run), help=command_parser.__doc__)
+        subparser = command_parser(run)
+        commands.add_subcommand(name, subparser, help=command_parser.__doc__)
+        make_brief(subparser, run.sources)
     commands.add_subcommand("plot", plot_parser(), help=plot_parser.__doc__)
     args = parser.parse_args(given)
     if args.command == "plot":

@@ -46,6 +46,16 @@ class Run(ABC, Generic[Data]):
     defaults: Mapping[str, Any] = MappingProxyType({})
     """The arguments that have another default than the functions."""
 
+    @property
+    def sources(self) -> dict[str, Callable[..., Any]]:
+        r"""The function or class whose arguments each group has."""
+        return {
+            "data": self.data_class,
+            "network": self.network,
+            "model": self.task_class,
+            "trainer": fit,
+        }
+
     @abstractmethod
     def classes(self, data: Data) -> dict[str, Any]:
         r"""The ``names`` of the classes of the data, their ``palette`` and what else they need.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from dyngraph.evaluate.coco import detections_to_coco, judge_detections
+from dyngraph.train.optimizer import OptimizerOption
 from dyngraph.train.seeded_task import SeededTask
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -32,13 +34,16 @@ class DetectionTask(SeededTask):
         annotation_path: COCO's JSON file of the validation images.
         category_ids: COCO's number of each class, that of the labels 1, 2, ….
         lr: The learning rate.
-        optimizer: ``"sgd"``, as in RepGraph and DGMN, or ``"adamw"``, as in DGMN2; with it a
-            network that has no pretrained weights learns faster.
+        optimizer: ``"sgd"``, as in RepGraph and DGMN, ``"adamw"``, as in DGMN2 (with it a
+            network that has no pretrained weights learns faster), or a function that makes an
+            optimiser of groups of parameters.
         momentum: That of stochastic gradient descent.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         warmup_steps: The iterations in which the learning rate grows.
         warmup_factor: Its share at the start.
         decay_steps: The iterations at which it is divided by ten.
+        scheduler: Another schedule, of a step an iteration. It is a function of an optimiser, such
+            as ``partial(CosineAnnealingLR, T_max=40_000)``.
         seed: What all randomness is derived from.
 
     Raises:
@@ -51,15 +56,16 @@ class DetectionTask(SeededTask):
         annotation_path: str | Path,
         category_ids: Sequence[int],
         lr: float = 0.02,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: OptimizerOption = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         warmup_steps: int = 500,
         warmup_factor: float = 1 / 3,
         decay_steps: tuple[int, ...] = (60_000, 80_000),
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, lr, optimizer, momentum, weight_decay, seed)
+        super().__init__(model, lr, optimizer, momentum, weight_decay, scheduler, seed)
         self.annotation_path = annotation_path
         self.category_ids = category_ids
         self.warmup_steps = warmup_steps

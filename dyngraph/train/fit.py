@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from dyngraph.train.checkpoint import CheckpointFiles, put_weights, read_checkpoint
 from dyngraph.train.estimate import Estimate
@@ -75,6 +75,7 @@ def fit(
     validate_every: int | None = None,
     callbacks: Sequence[lightning.Callback] = (),
     plugins: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
     record: Mapping[str, Any] | None = None,
     **trainer_options: Any,
 ) -> dict[str, float]:
@@ -102,6 +103,7 @@ def fit(
         callbacks: Callbacks beside those that log, save and estimate, such as Lightning's
             ``EMAWeightAveraging``.
         plugins: Plugins of the trainer beside the one that writes checkpoints.
+        loggers: Loggers beside those for TensorBoard and CSV, such as Lightning's ``MLFlowLogger``.
         record: Plain containers that go into the checkpoints, such as those of the command line:
             ``settings`` in groups, and ``classes`` with their ``names`` and ``palette``. A run is
             only resumed with the same classes, and with the same settings but for some.
@@ -128,6 +130,7 @@ def fit(
                 TensorBoardLogger(folder, name=None, version="tensorboard"),
                 # Its own folder for each part of the run: this logger replaces what it finds.
                 CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
+                *loggers,
             ],
             callbacks=[
                 ModelCheckpoint(

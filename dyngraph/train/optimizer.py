@@ -1,41 +1,61 @@
-"""Optimisers by name, and which parameters decay."""
+"""Optimisers, and which parameters decay."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
-OPTIMIZERS = ("sgd", "adamw")
+OptimizerOption: TypeAlias = (
+    Literal["sgd", "adamw"] | Callable[[Iterable[Any]], torch.optim.Optimizer]
+)
+"""``"sgd"``, ``"adamw"``, or what makes any other optimiser of groups of parameters."""
+
+_NAMES = ("sgd", "adamw")
 
 
 def make_optimizer(
-    name: str, model: nn.Module, lr: float, momentum: float, weight_decay: float
+    optimizer: OptimizerOption, model: nn.Module, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     r"""An optimiser of the parameters of a model, by :func:`parameter_groups`.
 
     Args:
-        name: ``"sgd"`` or ``"adamw"``.
+        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser of groups of
+            parameters, which have their learning rate and weight decay with them.
         model: The model.
         lr: The learning rate.
         momentum: That of ``"sgd"``.
         weight_decay: The decay of parameters of two and more axes.
 
     Raises:
-        ValueError: If ``name`` is unknown.
+        ValueError: If ``optimizer`` is unknown, or makes one with a learning rate or a weight
+            decay of its own.
     """
-    parameters = parameter_groups(model, weight_decay)
-    if check_optimizer(name) == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum)
-    return torch.optim.AdamW(parameters, lr)
+    groups = [{**group, "lr": lr} for group in parameter_groups(model, weight_decay)]
+    if not callable(optimizer):
+        if check_optimizer(optimizer) == "sgd":
+            return torch.optim.SGD(groups, lr, momentum)
+        return torch.optim.AdamW(groups, lr)
+    made = optimizer(groups)
+    parameters = inspect.signature(type(made)).parameters
+    for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+        own = made.defaults.get(name, value)
+        if name in parameters and own not in (value, parameters[name].default):
+            raise ValueError(
+                f"optimizer: expected no {name} of its own beside that of the task, {value}, "
+                f"got {own}"
+            )
+    return made
 
 
-def check_optimizer(name: str) -> str:
-    r"""Returns ``name``, or raises a :class:`ValueError` if there is no such optimiser."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer: expected one of {OPTIMIZERS}, got {name!r}")
-    return name
+def check_optimizer(optimizer: OptimizerOption) -> OptimizerOption:
+    r"""Returns ``optimizer``, or raises a :class:`ValueError` if its name is unknown."""
+    if not callable(optimizer) and optimizer not in _NAMES:
+        raise ValueError(f"optimizer: expected one of {_NAMES}, or a function, got {optimizer!r}")
+    return optimizer
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

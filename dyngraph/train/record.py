@@ -10,20 +10,25 @@ from typing import Any
 RECORD = "record"
 """The key of the record in a checkpoint."""
 
-# Where the data are, how fast they are read, what is scored, and how far a step goes.
+# Where the data are, how fast they are read, and what is scored.
 _MAY_CHANGE = frozenset(
     {
         "data.root",
         "data.num_workers",
         "data.val_batch_size",
+        "model.inference",
+        "model.object_classes",
+    }
+)
+# How far a step goes. A schedule by class path has its own of these in its state.
+_MAY_CHANGE_WITHOUT_SCHEDULER = frozenset(
+    {
         "model.lr",
         "model.momentum",
         "model.weight_decay",
         "model.warmup_steps",
         "model.warmup_factor",
         "model.decay_steps",
-        "model.inference",
-        "model.object_classes",
     }
 )
 # All else of the trainer may change: how long, how often and on what machine.
@@ -75,12 +80,15 @@ def check_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str
         now: Those that it is to go on with.
 
     Raises:
-        ValueError: If one differs that has to stay. Those of the optimiser's steps may change, of
-            validation, and of the machine.
+        ValueError: If one differs that has to stay. Those of the optimiser's steps may change, if
+            there is no ``model.scheduler``, of validation, and of the machine.
     """
     old, new = _flat(before), _flat(now)
+    may_change = _MAY_CHANGE
+    if old.get("model.scheduler") is None:
+        may_change |= _MAY_CHANGE_WITHOUT_SCHEDULER
     for name in old:
-        stays = name in _MUST_STAY or not (name.startswith("trainer.") or name in _MAY_CHANGE)
+        stays = name in _MUST_STAY or not (name.startswith("trainer.") or name in may_change)
         if stays and name in new and old[name] != new[name]:
             raise ValueError(
                 f"{path}: {name}: expected {old[name]!r}, as the run was started with, "

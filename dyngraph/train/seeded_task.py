@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from dyngraph.train.optimizer import check_optimizer, make_optimizer
+from dyngraph.train.optimizer import OptimizerOption, check_optimizer, make_optimizer
 
 
 class SeededTask(lightning.LightningModule, ABC):
     r"""A task in which whatever is random in iteration t is a function of ``seed`` and t alone.
 
     So is the learning rate. A resumed run then goes on exactly as if it had never stopped. With
-    other settings of the optimiser, a resumed run takes these, and keeps the optimiser's state.
+    other settings of the optimiser, a resumed run takes these, and keeps the optimiser's state;
+    but with a ``scheduler``, all stay as they were.
 
     Args:
         model: What is trained.
         lr: The learning rate.
-        optimizer: ``"sgd"`` or ``"adamw"``.
-        momentum: That of stochastic gradient descent.
+        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser of groups of
+            parameters, such as ``functools.partial(torch.optim.RAdam, betas=(0.9, 0.99))``.
+        momentum: That of ``"sgd"``.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
+        scheduler: What makes a schedule of an optimiser, which takes a step an iteration. Defaults
+            to :meth:`share_of_lr`.
         seed: What all randomness is derived from.
 
     Raises:
@@ -36,15 +41,17 @@ class SeededTask(lightning.LightningModule, ABC):
         self,
         model: nn.Module,
         lr: float,
-        optimizer: str,
+        optimizer: OptimizerOption,
         momentum: float,
         weight_decay: float,
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None,
         seed: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.lr = lr
         self.optimizer = check_optimizer(optimizer)
+        self.scheduler = scheduler
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.seed = seed
@@ -55,14 +62,16 @@ class SeededTask(lightning.LightningModule, ABC):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self._new_optimizer()
-        schedule = LambdaLR(optimizer, self.share_of_lr)
+        make_schedule = self.scheduler or (lambda made: LambdaLR(made, self.share_of_lr))
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": make_schedule(optimizer), "interval": "step"},
         }
 
     def on_train_start(self) -> None:
         # A checkpoint brings the settings of the run so far, beside the optimiser's state.
+        if self.scheduler is not None:
+            return
         schedule = self.lr_schedulers()
         assert isinstance(schedule, LambdaLR)
         groups, fresh = schedule.optimizer.param_groups, self._new_optimizer().param_groups

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, distributed, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dyngraph.data.labels import IGNORE
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
+from dyngraph.train.optimizer import OptimizerOption
 from dyngraph.train.seeded_task import SeededTask
 
 
@@ -26,7 +29,8 @@ class SegmentationTask(SeededTask):
             training, if it has an auxiliary head.
         num_classes: C.
         lr: The learning rate η at the start.
-        optimizer: ``"sgd"``, as in RepGraph and DGMN, or ``"adamw"``, as in DGMN2.
+        optimizer: ``"sgd"``, as in RepGraph and DGMN, ``"adamw"``, as in DGMN2, or a function that
+            makes an optimiser of groups of parameters.
         momentum: That of stochastic gradient descent.
         weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
         aux_weight: The weight of the auxiliary loss.
@@ -36,6 +40,8 @@ class SegmentationTask(SeededTask):
         inference: How the network sees validation images. Defaults to once, as they are.
         object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
         class_names: The names of the classes, whose IoUs are then logged as ``iou/<name>``.
+        scheduler: Another schedule, of a step an iteration. It is a function of an optimiser, such
+            as ``partial(CosineAnnealingLR, T_max=40_000)``.
         seed: What all randomness is derived from.
 
     Raises:
@@ -47,7 +53,7 @@ class SegmentationTask(SeededTask):
         model: nn.Module,
         num_classes: int = 19,
         lr: float = 0.01,
-        optimizer: Literal["sgd", "adamw"] = "sgd",
+        optimizer: OptimizerOption = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         aux_weight: float = 0.4,
@@ -56,9 +62,10 @@ class SegmentationTask(SeededTask):
         inference: Inference | None = None,
         object_classes: list[int] | None = None,
         class_names: list[str] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, lr, optimizer, momentum, weight_decay, seed)
+        super().__init__(model, lr, optimizer, momentum, weight_decay, scheduler, seed)
         self.aux_weight = aux_weight
         if not 0 < ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold: expected 0 < threshold <= 1, got {ohem_threshold}")

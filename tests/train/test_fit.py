@@ -1,15 +1,19 @@
 import contextlib
 import csv
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dyngraph.data import generate_scenes
 from dyngraph.evaluate import mean_iou, pixel_accuracy
@@ -99,7 +103,9 @@ def assert_same_end(first, second):
     assert old["param_groups"] == new["param_groups"]
     assert old["state"].keys() == new["state"].keys()
     for key, state in old["state"].items():
-        assert torch.equal(state["momentum_buffer"], new["state"][key]["momentum_buffer"]), key
+        assert state.keys() == new["state"][key].keys()
+        for name, value in state.items():
+            assert torch.equal(value, new["state"][key][name]), (key, name)
     assert a["lr_schedulers"] == b["lr_schedulers"]
 
 
@@ -254,6 +260,25 @@ def test_a_resumed_run_takes_the_optimizer_as_it_is_set_now(scenes, tmp_path):
         assert not torch.equal(buffer, old["state"][number]["momentum_buffer"])
 
 
+def test_a_resumed_run_goes_on_with_an_optimizer_and_a_schedule_by_class(scenes, tmp_path):
+    def task(**kwargs):
+        schedule = partial(CosineAnnealingLR, T_max=5)
+        return Task(optimizer=torch.optim.RAdam, scheduler=schedule, lr=0.01, **kwargs)
+
+    run(scenes, tmp_path / "whole", task(), max_steps=5, checkpoint_every=3)
+    with pytest.raises(InterruptionError):
+        run(scenes, tmp_path / "parts", task(fails_at=4), max_steps=5, checkpoint_every=3)
+    run(scenes, tmp_path / "parts", task(), max_steps=5, checkpoint_every=3, resume=True)
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    rates = [float(r["lr-RAdam/pg1"]) for r in logged(tmp_path / "whole/csv") if r["lr-RAdam/pg1"]]
+    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * t / 5)) for t in range(5)])
+
+
+def test_loggers_beside_ours(scenes, tmp_path):
+    run(scenes, tmp_path / "run", max_steps=2, loggers=[CSVLogger(tmp_path, "other", "")])
+    assert losses(tmp_path / "other") == losses(tmp_path / "run/csv")
+
+
 def test_fewer_steps_than_there_were(scenes, tmp_path):
     run(scenes, tmp_path, max_steps=3)
     with pytest.raises(ValueError, match=r"^max_steps: expected at least 3, as in .*, got 2$"):
@@ -301,6 +326,14 @@ def test_a_record_is_in_the_checkpoint(scenes, tmp_path):
 def test_settings_that_have_to_stay(scenes, tmp_path, settings, message):
     recorded(scenes, tmp_path)
     with pytest.raises(ValueError, match=rf"^{tmp_path / 'last.ckpt'}: {message}$"):
+        recorded(scenes, tmp_path, settings, resume=True)
+
+
+def test_with_a_schedule_by_class_the_learning_rate_has_to_stay(scenes, tmp_path):
+    settings = {"model": {"scheduler": {"class_path": "CosineAnnealingLR"}, "lr": 0.1}}
+    recorded(scenes, tmp_path, settings)
+    settings["model"] = {**settings["model"], "lr": 0.2}
+    with pytest.raises(ValueError, match=r"model.lr: expected 0.1, .* got 0.2$"):
         recorded(scenes, tmp_path, settings, resume=True)
 
 
