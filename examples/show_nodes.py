@@ -51,7 +51,7 @@ def main() -> None:
     )
     SegmentationTask(model).load_state_dict(state)
 
-    picture = Image(read_image(str(args.image), ImageReadMode.RGB))
+    picture = Image(read_image(str(args.image), ImageReadMode.RGB, apply_exif_orientation=True))
     height, width = picture.shape[-2:]
     image, _ = eval_transform()(picture, Mask(torch.zeros(height, width, dtype=torch.uint8)))
     pixels = args.pixels or [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]

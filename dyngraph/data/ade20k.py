@@ -45,6 +45,7 @@ class ADE20KSegmentation(SegmentationDataset):
         root: The folder ``ADEChallengeData2016``.
         split: ``"train"`` or ``"val"``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+        max_pixels: The most pixels that an image or label may have.
     """
 
     splits = tuple(_FOLDERS)

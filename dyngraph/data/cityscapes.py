@@ -23,6 +23,7 @@ class CityscapesSegmentation(SegmentationDataset):
         root: The folder that holds ``leftImg8bit`` and ``gtFine``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+        max_pixels: The most pixels that an image or label may have.
     """
 
     splits = ("train", "val", "test")

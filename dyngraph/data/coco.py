@@ -14,7 +14,8 @@ from torchvision import tv_tensors
 from dyngraph.data.coco_images import CocoImages
 from dyngraph.data.coco_json import read_instances
 from dyngraph.data.coco_masks import decode_mask
-from dyngraph.data.seeded_dataset import SeededDataset
+from dyngraph.data.files import MAX_PIXELS
+from dyngraph.data.image_dataset import ImageDataset
 from dyngraph.data.segmentation_dataset import Transform
 from dyngraph.data.voc_palette import voc_palette
 
@@ -32,11 +33,12 @@ class CocoClasses(NamedTuple):
     r"""Their RGB colours, ``[C, 3]``, uint8: those of PASCAL VOC."""
 
 
-class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
+class CocoDetection(ImageDataset[tuple[Tensor, Target]]):
     r"""The images of COCO, with the boxes, classes and masks of their objects, sorted by id.
 
     Files are ``annotations/instances_train2017.json`` and the images in ``train2017/``, and the
-    same for ``val2017``. Images without annotations are items too.
+    same for ``val2017``. Images without annotations are items too. Images are upright, as viewers
+    show them: turned as their EXIF orientation says. So are the sizes and objects in the file.
 
     Not among the targets are crowd regions, and objects that can't be learnt: those whose box,
     clipped to the image, is less than a pixel wide or high, and those whose mask has no pixel. A
@@ -50,6 +52,7 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
         root: The folder that holds ``annotations``, ``train2017`` and ``val2017``.
         split: ``"train"`` or ``"val"``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and target.
+        max_pixels: The most pixels that an image may have.
 
     Attributes:
         class_names: The name of each of the C classes, sorted by the id of the category.
@@ -76,12 +79,19 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
             not of the size that the file says. The error names the file and the entry.
         FileNotFoundError: If the annotation file or an image that it names is missing.
         ImportError: When an item is loaded: if it has polygons and ``pycocotools`` is missing.
-        OSError: When an item is loaded: if its image cannot be read.
+        OSError: When an item is loaded: if its image cannot be read or has more pixels than
+            ``max_pixels``.
     """
 
     splits = ("train", "val")
 
-    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: Transform | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.annotation_path = self.annotation_file(root, split)
         content = read_instances(self.annotation_path)
         self._annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -91,7 +101,7 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
         self._labels = {id: label for label, id in enumerate(self.category_ids, start=1)}
 
         folder = Path(root, f"{split}2017")
-        self._images = CocoImages(self.annotation_path, content["images"], folder)
+        self._images = CocoImages(self.annotation_path, content["images"], folder, max_pixels)
         self.image_ids, self.image_paths = self._images.ids, self._images.paths
         self.transform = transform
 
@@ -116,18 +126,29 @@ class CocoDetection(SeededDataset[tuple[Tensor, Target]]):
         item = tv_tensors.Image(image), target
         return item if self.transform is None else self.transform(*item)
 
+    def check_headers(self, index: int) -> tuple[int, int]:
+        self._images.check_header(index)
+        return self._images.sizes[index]
+
+    def check_labels(self, index: int) -> None:
+        for annotation in self._annotations.get(self.image_ids[index], []):
+            self._mask(annotation, self._images.sizes[index])
+
+    def _mask(self, annotation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+        try:
+            return decode_mask(annotation["segmentation"], *size)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.annotation_path}: annotations, id {annotation['id']}: {error}"
+            ) from error
+
     def _target(self, image_id: int, size: tuple[int, int]) -> Target:
         height, width = size
         boxes, labels, masks = [], [], []
         for annotation in self._annotations.get(image_id, []):
             if annotation["iscrowd"]:
                 continue
-            try:
-                mask = decode_mask(annotation["segmentation"], height, width)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.annotation_path}: annotations, id {annotation['id']}: {error}"
-                ) from error
+            mask = self._mask(annotation, size)
             left, top, box_width, box_height = annotation["bbox"]
             right, bottom = min(left + box_width, width), min(top + box_height, height)
             left, top = max(left, 0), max(top, 0)

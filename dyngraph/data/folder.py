@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dyngraph.data.files import MAX_PIXELS
 from dyngraph.data.labels import IGNORE
 from dyngraph.data.name_list import read_names
 from dyngraph.data.segmentation_dataset import SegmentationDataset, Transform
@@ -28,6 +29,7 @@ class FolderSegmentation(SegmentationDataset):
         root: The folder that holds ``classes.txt``, ``images`` and ``masks``.
         split: ``"train"``, ``"val"`` or ``"test"``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+        max_pixels: The most pixels that an image or mask may have.
 
     Raises:
         ValueError: If ``classes.txt`` has no name, a name twice or more than 255 names.
@@ -37,8 +39,14 @@ class FolderSegmentation(SegmentationDataset):
     splits = ("train", "val", "test")
     label_modes = ("L", "P")
 
-    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
-        super().__init__(root, split, transform)
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: Transform | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__(root, split, transform, max_pixels)
         self.class_names, self.palette = self.classes(root)
 
     @classmethod

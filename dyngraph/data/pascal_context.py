@@ -34,6 +34,7 @@ class PascalContextSegmentation(SegmentationDataset):
         root: The folder ``VOC2010``.
         split: ``"train"`` or ``"val"``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+        max_pixels: The most pixels that an image or label may have.
 
     Raises:
         ValueError: If the list has no name, or one that is no name of a file.

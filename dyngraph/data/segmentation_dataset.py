@@ -8,22 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from dyngraph.data.files import read_image, read_rgb
-from dyngraph.data.seeded_dataset import SeededDataset
+from dyngraph.checks import check_at_least
+from dyngraph.data.files import (
+    MAX_PIXELS,
+    open_image,
+    read_image,
+    read_rgb,
+    read_rgb_size,
+    turned,
+)
+from dyngraph.data.image_dataset import ImageDataset
 
 Transform = Callable[[Any, Any], tuple[Any, Any]]
 
 
-class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
+class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
     r"""Images and the classes of their pixels, sorted by file name.
 
-    Images are PNG or JPEG files, labels are PNG files of one 8-bit value per pixel. A subclass says
-    where they lie (:meth:`folders`, :meth:`find_pairs`) and which classes the values mean
-    (:meth:`encode`).
+    Images are PNG or JPEG files, labels are PNG files of one 8-bit value per pixel. Images are
+    upright, as viewers show them: turned as their EXIF orientation says. A label is that of the
+    upright image. A subclass says where the files lie (:meth:`folders`, :meth:`find_pairs`) and
+    which classes the values mean (:meth:`encode`).
 
     Besides an index, ``dataset[index, seed]`` is possible: then the item's random augmentation is a
     function of the seed alone, and torch's global random state stays as it was.
@@ -32,6 +42,7 @@ class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
         root: The folder of the data set.
         split: One of ``splits``.
         transform: A transform of :mod:`torchvision.transforms.v2`, called with image and label.
+        max_pixels: The most pixels that an image or label may have.
 
     Attributes:
         splits: The names of the splits.
@@ -51,19 +62,25 @@ class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
             sizes differ, its image has grey values of 16 bits, or its label file has another mode
             than 8-bit values or a value that is no class.
         FileNotFoundError: If a folder or the image or label of an item is missing.
-        OSError: When an item is loaded: if one of its files cannot be read as an image.
+        OSError: When an item is loaded: if one of its files cannot be read as an image or has more
+            pixels than ``max_pixels``.
     """
 
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     palette: Tensor
-    image_paths: list[Path]
     label_paths: list[Path]
 
     label_modes: tuple[str, ...] = ("L",)
     """Pillow's modes that a label file may have: ``"L"``, grey values, ``"P"``, palette indices."""
 
-    def __init__(self, root: str | Path, split: str, transform: Transform | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        transform: Transform | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         if split not in self.splits:
             raise ValueError(f"split: expected one of {self.splits}, got {split!r}")
         root = Path(root)
@@ -83,6 +100,8 @@ class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
         self.image_paths = [image for image, _ in pairs]
         self.label_paths = [label for _, label in pairs]
         self.transform = transform
+        check_at_least(1, max_pixels=max_pixels)
+        self.max_pixels = max_pixels
 
     @classmethod
     def classes(cls, root: str | Path) -> tuple[tuple[str, ...], Tensor]:
@@ -120,31 +139,48 @@ class SegmentationDataset(SeededDataset[tuple[Tensor, Tensor]]):
         return len(self.image_paths)
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
-        image_path, label_path = self.image_paths[index], self.label_paths[index]
-        image = tv_tensors.Image(read_rgb(image_path))
-        label = tv_tensors.Mask(self._read_label(label_path))
-        if image.shape[-2:] != label.shape[-2:]:
-            raise ValueError(
-                f"expected image and label of one size, got {list(image.shape[-2:])} in "
-                f"{image_path} and {list(label.shape[-2:])} in {label_path}"
-            )
+        image = tv_tensors.Image(read_rgb(self.image_paths[index], self.max_pixels))
+        label = tv_tensors.Mask(self._read_label(self.label_paths[index]))
+        self._check_sizes(index, tuple(image.shape[-2:]), tuple(label.shape))
         if self.transform is not None:
             image, label = self.transform(image, label)
         # Labels stay uint8 up to here, which makes their transforms cheaper.
         return image, tv_tensors.Mask(label, dtype=torch.int64)
 
+    def check_headers(self, index: int) -> tuple[int, int]:
+        size = read_rgb_size(self.image_paths[index], self.max_pixels)
+        path = self.label_paths[index]
+        with open_image(path, ("PNG",), self.max_pixels) as label:
+            self._check_label(path, label)
+            self._check_sizes(index, size, label.size[::-1])
+        return size
+
+    def check_labels(self, index: int) -> None:
+        self._read_label(self.label_paths[index])
+
+    def _check_sizes(self, index: int, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+        if image != label:
+            path = self.image_paths[index]
+            raise ValueError(
+                f"expected image and label of one size, got {[*image]} in {path}"
+                f"{turned(path, self.max_pixels)} and {[*label]} in {self.label_paths[index]}"
+            )
+
     def _read_label(self, path: Path) -> Tensor:
-        image = read_image(path, ("PNG",))
+        image = read_image(path, ("PNG",), self.max_pixels)
+        self._check_label(path, image)
+        try:
+            return self.encode(F.pil_to_tensor(image)[0])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _check_label(self, path: Path, image: Image.Image) -> None:
         if image.mode not in self.label_modes:
             modes = " or ".join(self.label_modes)
             raise ValueError(f"{path}: expected 8-bit values, mode {modes}, got mode {image.mode}")
         if image.mode == "L" and (depth := _bit_depth(path)) != 8:
             # Pillow would stretch them to 0..255, which makes other classes of them.
             raise ValueError(f"{path}: expected 8-bit grey values, got {depth} bits")
-        try:
-            return self.encode(F.pil_to_tensor(image)[0])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
 
 
 def _bit_depth(png: Path) -> int:

@@ -13,7 +13,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from dyngraph.data.files import read_rgb, write_file, write_png
+from dyngraph.data.files import MAX_PIXELS, read_rgb, write_file, write_png
 from dyngraph.evaluate.coco import detections_to_coco, write_detections
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.records import Records
@@ -32,6 +32,7 @@ def detect_folder(
     threshold: float = 0.5,
     progress: bool = True,
     model_digest: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Path]:
     r"""Detects objects in the images of a folder and writes what is found.
 
@@ -43,8 +44,8 @@ def detect_folder(
     - ``nodes/….png`` for a model with RepGraph layers, ``rates/….png`` with DGMN layers: what the
       middle of these objects listens to,
 
-    where … is the path of the image in ``images`` without its suffix. Pixels are taken as stored,
-    whatever orientation a JPEG file asks for.
+    where … is the path of the image in ``images`` without its suffix. Images are upright, as
+    viewers show them: turned as their EXIF orientation says. So is what is written.
 
     Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
     which model and image they are, and an image is skipped if its detections are there and of both,
@@ -62,6 +63,7 @@ def detect_folder(
         progress: Whether to show a progress bar.
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to detecting everything anew.
+        max_pixels: The most pixels that an image may have.
 
     Returns:
         The JSON files, sorted by image.
@@ -70,7 +72,8 @@ def detect_folder(
         FileNotFoundError: If ``images`` is missing.
         ValueError: If ``images`` has no image, or two that would be written to one file, or ``out``
             is inside ``images``.
-        OSError: If a file cannot be read as a PNG or JPEG image.
+        OSError: If a file cannot be read as a PNG or JPEG image, or has more pixels than
+            ``max_pixels``.
     """
     images, out = Path(images), Path(out)
     check_outside(images, out)
@@ -86,7 +89,7 @@ def detect_folder(
             record = path.relative_to(images).with_suffix("")
             if not records.start(record, path, [outputs[path]]):
                 continue
-            picture = read_rgb(path)
+            picture = read_rgb(path, max_pixels)
             image = F.to_dtype(picture, torch.float32, scale=True).to(device)
             (detected,) = model([image])
             overlay = draw_detections(picture, detected, class_names, palette, threshold)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dyngraph.data.coco_images import CocoImages
 from dyngraph.data.coco_json import read_image_info
-from dyngraph.data.files import write_file
+from dyngraph.data.files import MAX_PIXELS, write_file
 from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_detections
 from dyngraph.evaluate.image_folder import check_outside
 from dyngraph.evaluate.records import Records
@@ -30,6 +30,7 @@ def detect_listed(
     categories: Mapping[int, str],
     progress: bool = True,
     model_digest: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Path:
     r"""Detects objects in the images that a file of COCO lists, and writes one results file.
 
@@ -55,6 +56,7 @@ def detect_listed(
         progress: Whether to show a progress bar.
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to detecting everything anew.
+        max_pixels: The most pixels that an image may have.
 
     Returns:
         The results file.
@@ -64,13 +66,13 @@ def detect_listed(
         ValueError: If ``image_info`` is broken, lists no image or other categories than the model
             finds, an image is not of the size that it says, a file in ``out`` is of other images,
             or ``out`` is inside ``images``.
-        OSError: If an image cannot be read.
+        OSError: If an image cannot be read, or has more pixels than ``max_pixels``.
     """
     path, images, out = Path(image_info), Path(images), Path(out)
     check_outside(images, out)
     content = read_image_info(path)
     _check_categories(path, content["categories"], categories)
-    listed = CocoImages(path, content["images"], images)
+    listed = CocoImages(path, content["images"], images, max_pixels)
     outputs = {id: out / "results" / f"{id}.json" for id in listed.ids}
     device = next(model.parameters(), torch.empty(0)).device
     records = Records(out / "records", model_digest, dict(categories))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dyngraph.data.files import read_rgb, write_png
+from dyngraph.data.files import MAX_PIXELS, read_rgb, write_png
 from dyngraph.data.labels import IGNORE, PALETTE
 from dyngraph.data.transforms import eval_transform
 from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
@@ -35,6 +35,7 @@ def predict_folder(
     paths: Sequence[Path] | None = None,
     normalize: Callable[[Tensor], Tensor] | None = None,
     model_digest: str | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Path]:
     r"""Segments the images of a folder and writes what is found as PNG files.
 
@@ -46,8 +47,8 @@ def predict_folder(
       Cityscapes takes,
 
     where … is the path of the image in ``images`` without its suffix; the server wants one folder,
-    so that the third has the name alone. Pixels are taken as stored, whatever orientation a JPEG
-    file asks for.
+    so that the third has the name alone. Images are upright, as viewers show them: turned as their
+    EXIF orientation says. So is what is written.
 
     Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
     which model and image they are, and an image is skipped if its files are there and of both, so
@@ -69,6 +70,7 @@ def predict_folder(
             :func:`~dyngraph.data.eval_transform`.
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to predicting everything anew.
+        max_pixels: The most pixels that an image may have.
 
     Returns:
         The label files, sorted by image.
@@ -79,7 +81,8 @@ def predict_folder(
             inside ``images``, ``palette`` is not ``[C, 3]``, uint8, with at most 255 colours or has
             fewer than the model has classes, a name does not fit ``label_ids``, or the model
             returns anything but scores of its input's size.
-        OSError: If a file cannot be read as a PNG or JPEG image.
+        OSError: If a file cannot be read as a PNG or JPEG image, or has more pixels than
+            ``max_pixels``.
     """
     images, out = Path(images), Path(out)
     if palette.dim() != 2 or palette.shape[1] != 3 or palette.dtype != torch.uint8:
@@ -99,7 +102,7 @@ def predict_folder(
             name = path.relative_to(images).with_suffix("")
             if not records.start(name, path, outputs[path]):
                 continue
-            picture = read_rgb(path)
+            picture = read_rgb(path, max_pixels)
             image = normalize(picture).unsqueeze(0).to(parameter)
             probabilities = inference(model, image)[0]
             if len(probabilities) > len(palette):

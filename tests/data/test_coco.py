@@ -338,8 +338,24 @@ def test_broken_segmentation(tmp_path, segmentation):
     dataset = CocoDetection(tmp_path, "train")
     assert len(dataset[0][1]["labels"]) == 0
     expected = f"^{re.escape(str(path))}: annotations, id 17: segmentation: expected"
+    for read in (dataset.load, dataset.check_labels):
+        with pytest.raises(ValueError, match=expected):
+            read(1)
+
+
+def test_labels_of_good_files(generated):
+    dataset = CocoDetection(generated, "train")
+    for index in range(len(dataset)):
+        dataset.check_labels(index)
+        assert dataset.check_headers(index) == dataset[index][0].shape[1:]
+
+
+def test_segmentations_that_only_the_judge_reads_are_checked(tmp_path):
+    """Crowds are not learnt, but judged by."""
+    path = write(tmp_path, content(annotation(iscrowd=1, segmentation=None)))
+    expected = f"^{re.escape(str(path))}: annotations, id 1: segmentation: expected"
     with pytest.raises(ValueError, match=expected):
-        dataset[1]
+        CocoDetection(tmp_path, "train").check_labels(1)
 
 
 def test_an_image_of_another_size(tmp_path):
@@ -351,8 +367,40 @@ def test_an_image_of_another_size(tmp_path):
         f"{image}: expected height and width [{HEIGHT}, {WIDTH}], as in {path}, images, id 5; "
         f"got [{HEIGHT + 1}, {WIDTH}]"
     )
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        dataset[1]
+    for read in (dataset.load, dataset.check_headers):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            read(1)
+    assert dataset.check_headers(0) == (HEIGHT, WIDTH)
+
+
+def test_sizes_are_those_of_upright_images(tmp_path):
+    path = write(tmp_path, content(annotation()))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    five, two = (tmp_path / "train2017" / name for name in ("five.jpg", "two.png"))
+    Image.new("RGB", (HEIGHT, WIDTH)).save(five, exif=exif)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(two, exif=exif)
+    dataset = CocoDetection(tmp_path, "train")
+    assert dataset.check_headers(1) == (HEIGHT, WIDTH)
+    assert dataset[1][0].shape == (3, HEIGHT, WIDTH)
+    expected = (
+        f"{two}: expected height and width [{HEIGHT}, {WIDTH}], as in {path}, images, id 2; got "
+        f"[{WIDTH}, {HEIGHT}] (stored as [{HEIGHT}, {WIDTH}], turned by EXIF orientation 6)"
+    )
+    for read in (dataset.load, dataset.check_headers):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            read(0)
+
+
+def test_more_pixels_than_may_be(tmp_path):
+    write(tmp_path, content())
+    assert CocoDetection(tmp_path, "train", max_pixels=HEIGHT * WIDTH)[0]
+    dataset = CocoDetection(tmp_path, "train", max_pixels=HEIGHT * WIDTH - 1)
+    for read in (dataset.load, dataset.check_headers):
+        with pytest.raises(OSError, match=r"two\.png: expected .* at most 119 pixels, .* = 120$"):
+            read(0)
+    with pytest.raises(ValueError, match=r"^max_pixels: expected at least 1, got 0$"):
+        CocoDetection(tmp_path, "train", max_pixels=0)
 
 
 @pytest.mark.parametrize("spoil", SPOILERS.values(), ids=SPOILERS)

@@ -95,3 +95,36 @@ def test_no_images(root):
         (root / folder / "test").mkdir()
     with pytest.raises(ValueError, match=r"expected images in .*test, got none"):
         FolderSegmentation(root, "test")
+
+
+def rotated(path):
+    """Has a viewer turn an image of a row of pixels, so that it's a column."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).copy().save(path, exif=exif)
+
+
+@pytest.mark.parametrize("image", ["a.png", "b.jpg"])
+def test_a_mask_is_that_of_the_upright_image(root, image):
+    path = root / "images" / "train" / image
+    mask = (root / "masks" / "train" / image).with_suffix(".png")
+    rotated(path)
+    save(mask, [[0], [1], [255]])
+    dataset = FolderSegmentation(root, "train")
+    index = dataset.image_paths.index(path)
+    assert dataset.check_headers(index) == (3, 1)
+    assert [part.shape for part in dataset[index]] == [(3, 3, 1), (3, 1)]
+
+
+def test_a_mask_of_the_image_as_it_is_stored(root):
+    path = root / "images" / "train" / "a.png"
+    mask = root / "masks" / "train" / "a.png"
+    rotated(path)
+    expected = re.escape(
+        f"expected image and label of one size, got [3, 1] in {path} (stored as [1, 3], turned by "
+        f"EXIF orientation 6) and [1, 3] in {mask}"
+    )
+    dataset = FolderSegmentation(root, "train")
+    for read in (dataset.load, dataset.check_headers):
+        with pytest.raises(ValueError, match=f"^{expected}$"):
+            read(0)

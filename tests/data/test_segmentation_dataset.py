@@ -185,6 +185,87 @@ def test_grey_images_of_16_bits_are_not_cut_off(own, kind):
         DATASETS[kind](own, "train")[0]
 
 
+def test_headers_of_good_files(own, kind):
+    for split in ("train", "val"):
+        dataset = DATASETS[kind](own, split)
+        for index in range(len(dataset)):
+            assert dataset.check_headers(index) == dataset[index][1].shape
+            dataset.check_labels(index)
+
+
+def test_headers_need_no_pixels(own, kind):
+    """The pixels are broken, which is for others to find."""
+    dataset = DATASETS[kind](own, "train")
+    size = dataset[0][1].shape
+    for path in (dataset.image_paths[0], dataset.label_paths[0]):
+        path.write_bytes(
+            SPOILERS["corrupt" if path.suffix == ".png" else "truncated"](path.read_bytes())
+        )
+    assert dataset.check_headers(0) == size
+    with pytest.raises(OSError, match=re.escape(f"{dataset.label_paths[0]}: expected a readable")):
+        dataset.check_labels(0)
+
+
+def test_headers_tell_other_kinds_of_files(own, kind):
+    """Each check finds what loading the item would, in the same words."""
+    dataset = DATASETS[kind](own, "train")
+    image, label = dataset.image_paths[0], dataset.label_paths[0]
+    height, width = dataset[0][1].shape
+    faults = {
+        image: [
+            grey_png(height, width, 16, b"\0"),
+            grey_png(height, width + 1, 8, (height * (width + 2)) * b"\0"),
+            b"",
+            b"BM",
+        ],
+        label: [
+            grey_png(height, width, 16, (height * (2 * width + 1)) * b"\0"),
+            grey_png(height, width, 4, (height * (width + 1)) * b"\0"),
+            grey_png(height + 1, width, 8, ((height + 1) * (width + 1)) * b"\0"),
+            b"",
+            b"BM",
+        ],
+    }
+    for path, contents in faults.items():
+        good = path.read_bytes()
+        for content in contents:
+            path.write_bytes(content)
+            with pytest.raises((OSError, ValueError), match=re.escape(str(path))) as checked:
+                dataset.check_headers(0)
+            with pytest.raises((OSError, ValueError)) as loaded:
+                dataset.load(0)
+            assert str(checked.value) == str(loaded.value)
+            path.write_bytes(good)
+    assert dataset.check_headers(0) == (height, width)
+
+
+def test_labels_are_checked_alone(own, kind):
+    dataset = DATASETS[kind](own, "train")
+    height, width = dataset[0][1].shape
+    save(dataset.label_paths[0], np.full((height, width), UNKNOWN[kind], dtype=np.uint8))
+    assert dataset.check_headers(0) == (height, width)
+    expected = re.escape(f"{dataset.label_paths[0]}: ") + rf".*, got {UNKNOWN[kind]}$"
+    with pytest.raises(ValueError, match=expected):
+        dataset.check_labels(0)
+
+
+def test_more_pixels_than_may_be(own, kind):
+    dataset = DATASETS[kind](own, "train")
+    height, width = dataset[0][1].shape
+    assert DATASETS[kind](own, "train", max_pixels=height * width).check_headers(0)
+    small = DATASETS[kind](own, "train", max_pixels=height * width - 1)
+    expected = f"{dataset.image_paths[0]}: expected .* at most {height * width - 1} pixels"
+    for read in (small.load, small.check_headers):
+        with pytest.raises(OSError, match=expected):
+            read(0)
+    save(dataset.image_paths[0], np.zeros((1, 1, 3), dtype=np.uint8))
+    for read in (small.load, small.check_headers, small.check_labels):
+        with pytest.raises(OSError, match=f"{dataset.label_paths[0]}: .* at most"):
+            read(0)
+    with pytest.raises(ValueError, match=r"^max_pixels: expected at least 1, got 0$"):
+        DATASETS[kind](own, "train", max_pixels=0)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), which=st.integers(0, 1))
 def test_a_changed_byte_is_read_or_named(own, kind, place, byte, which):

@@ -98,3 +98,20 @@ def test_bad_folders(model, images, tmp_path):
     Path(images / "a.png").write_bytes(b"no picture")
     with pytest.raises(OSError, match=r"a\.png: expected a readable PNG or JPEG image"):
         detect(model, images, tmp_path / "out")
+
+
+def test_pictures_are_upright(model, images, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (images / "deep/b.jpg").unlink()
+    Image.new("RGB", (60, 40)).save(images / "a.png", exif=exif)
+    (path,) = detect(model, images, tmp_path / "out", threshold=0.0)
+    found = json.loads(path.read_text())
+    assert {tuple(detection["segmentation"]["size"]) for detection in found} == {(60, 40)}
+    with Image.open(tmp_path / "out/overlays/a.png") as overlay:
+        assert overlay.size == (40, 60)
+
+
+def test_more_pixels_than_may_be(model, images, tmp_path):
+    with pytest.raises(OSError, match=r"b\.jpg: expected .* at most 3199 pixels"):
+        detect(model, images, tmp_path / "out", max_pixels=64 * 50 - 1)

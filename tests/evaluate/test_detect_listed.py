@@ -162,3 +162,8 @@ def test_files_of_other_images_are_not_taken(val, image_info, tmp_path):
     second.write_bytes(first.read_bytes())
     with pytest.raises(ValueError, match=f"^{second}: image_id: expected 1000002, got 1000001"):
         detect(Oracle(val), val, image_info, tmp_path / "out", model_digest="a")
+
+
+def test_more_pixels_than_may_be(val, image_info, tmp_path):
+    with pytest.raises(OSError, match=r"\.jpg: expected .* at most 5 pixels"):
+        detect(Oracle(val), val, image_info, tmp_path / "out", max_pixels=5)

@@ -47,3 +47,11 @@ def test_wrong_files_are_named(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(OSError, match=f"^{path}: expected a readable PNG image"):
         score_predictions([path], [label], NAMES)
+
+
+def test_more_pixels_than_may_be(tmp_path):
+    label = torch.zeros(2, 3, dtype=torch.long)
+    path = write(tmp_path, 0, label)
+    assert score_predictions([path], [label], NAMES, max_pixels=6)
+    with pytest.raises(OSError, match=f"^{path}: expected .* at most 5 pixels"):
+        score_predictions([path], [label], NAMES, max_pixels=5)

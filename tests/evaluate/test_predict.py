@@ -295,3 +295,29 @@ def test_palettes_that_do_not_fit(images, palette, message):
     with pytest.raises(ValueError, match=message):
         predict(Model(), images, palette=palette)
     assert not (images.parent / "out").exists()
+
+
+def test_pictures_are_upright(images, tmp_path):
+    """A picture and its EXIF orientation give what the turned picture gives."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(images / NAMES[0])
+    turned = tmp_path / "turned/a.png"
+    turned.parent.mkdir()
+    picture.save(turned, exif=exif)
+    picture.transpose(Image.Transpose.ROTATE_270).save(images / NAMES[0])
+    model = Model()
+    predict_folder(model, images, tmp_path / "a", Inference(), progress=False)
+    predict_folder(model, turned.parent, tmp_path / "b", Inference(), progress=False)
+    for kind in ("labels", "overlays"):
+        found, expected = tmp_path / "b" / kind / "a.png", tmp_path / "a" / kind / NAMES[0]
+        assert load(found).shape[:2] == (17, 12)
+        assert found.read_bytes() == expected.read_bytes()
+
+
+def test_more_pixels_than_may_be(images, tmp_path):
+    out = tmp_path / "out"
+    predict_folder(Model(), images, out, Inference(), progress=False, max_pixels=14 * 17)
+    message = rf"{NAMES[2]}: expected .* at most {14 * 17 - 1} pixels"
+    with pytest.raises(OSError, match=message):
+        predict_folder(Model(), images, out, Inference(), progress=False, max_pixels=14 * 17 - 1)
