@@ -90,6 +90,7 @@ class DetectionRun(Run[DetectionDataModule]):
                 args.out,
                 categories,
                 model_digest=digest,
+                max_pixels=data.max_pixels,
             )
             return
         palette = torch.tensor(classes["palette"], dtype=torch.uint8)
@@ -102,4 +103,5 @@ class DetectionRun(Run[DetectionDataModule]):
             palette,
             args.threshold,
             model_digest=digest,
+            max_pixels=data.max_pixels,
         )

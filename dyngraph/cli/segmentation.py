@@ -62,6 +62,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
             palette=data.val.palette,
             label_ids=is_cityscapes,
             paths=data.val.image_paths,
+            max_pixels=data.max_pixels,
         )
         if is_cityscapes:
             folder = Path(args.out, "label_ids")
@@ -69,7 +70,8 @@ class SegmentationRun(Run[SegmentationDataModule]):
             print_scores(judge_predictions(files, data.val.label_paths))
         else:
             truth = (data.val[index][1] for index in range(len(data.val)))
-            print_scores(score_predictions(labels, truth, data.val.class_names))
+            names = data.val.class_names
+            print_scores(score_predictions(labels, truth, names, data.max_pixels))
 
     def predict(self, args: Namespace, config: str) -> None:
         data = SegmentationDataModule(**args.data, seed=args.seed)
@@ -86,4 +88,5 @@ class SegmentationRun(Run[SegmentationDataModule]):
             label_ids=args.label_ids,
             normalize=eval_transform(**classes["normalization"]),
             model_digest=file_digest(self.checkpoint(args)),
+            max_pixels=data.max_pixels,
         )

@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
+from dyngraph.checks import check_at_least
 from dyngraph.models.backbone import check_weights
 from dyngraph.models.deformable_conv2d import make_deformable
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
@@ -100,7 +101,7 @@ def mask_rcnn(
     Raises:
         ValueError: If ``backbone``, ``context`` or ``context_at`` is unknown, ``"deformable"`` is
             asked for at ``"res4"``, or something that only a ResNet of a name has is asked of
-            another backbone.
+            another backbone; or a number is out of range.
 
     Shapes:
         - **input:** a list of images ``[3, H, W]`` in 0..1, of any sizes; in training mode also a
@@ -110,6 +111,12 @@ def mask_rcnn(
           ``boxes [n, 4]``, ``labels [n]``, ``scores [n]`` and ``masks [n, 1, H, W]``,
           probabilities
     """
+    check_at_least(1, num_classes=num_classes, min_size=min_size, pyramid_channels=pyramid_channels)
+    check_at_least(min_size, max_size=max_size)
+    # True is an int as well.
+    check_at_least(1, **{name: value for name, value in options.items() if type(value) is int})
+    for side in options.get("fixed_size") or ():
+        check_at_least(1, fixed_size=side)
     if backbone in RESNETS:
         resnet = _resnet(str(backbone), weights_backbone, freeze)
         _add_context(resnet, context, context_at)

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dyngraph.checks import check_at_least
 from dyngraph.models.aspp_head import ASPPHead
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
 from dyngraph.models.danet_head import DANetHead
@@ -136,10 +137,13 @@ def segmenter(
             before, as :func:`~dyngraph.models.insert` takes them, e.g. ``{"layer3.5": make}``.
 
     Raises:
-        ValueError: If ``backbone``, ``context`` or a name to insert at is unknown,
-            ``weights_backbone`` is given for a backbone that has none, or ``aux_loss`` is asked of
-            a backbone with one feature map.
+        ValueError: If ``backbone``, ``context`` or a name to insert at is unknown, ``num_classes``
+            or ``head_channels`` is not positive, ``weights_backbone`` is given for a backbone that
+            has none, or ``aux_loss`` is asked of a backbone with one feature map.
     """
+    check_at_least(1, num_classes=num_classes)
+    if head_channels is not None:
+        check_at_least(1, head_channels=head_channels)
     trunk = _backbone(backbone, weights_backbone)
     for name, make in (insert_before or {}).items():
         insert(trunk, before=name, make=make)

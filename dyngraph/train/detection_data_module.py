@@ -13,6 +13,7 @@ from dyngraph.data import (
     detection_train_transform,
     generate_coco,
 )
+from dyngraph.data.files import MAX_PIXELS
 from dyngraph.train.image_data_module import ImageDataModule
 
 
@@ -30,9 +31,13 @@ class DetectionDataModule(ImageDataModule):
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too.
+        max_pixels: The most pixels that an image may have; more is taken for an attack on the
+            memory.
+        check: Whether all segmentations are decoded before the first step. Defaults to whether
+            there are at most 2,000 images. Headers and sizes of all images are checked in any case.
 
     Raises:
-        ValueError: If ``train_split`` is unknown.
+        ValueError: If ``train_split`` is unknown or a number is out of range.
     """
 
     val: CocoDetection
@@ -45,15 +50,27 @@ class DetectionDataModule(ImageDataModule):
         seed: int = 0,
         val_batch_size: int = 1,
         train_split: Literal["train", "trainval"] = "train",
+        max_pixels: int = MAX_PIXELS,
+        check: bool | None = None,
     ) -> None:
-        super().__init__(root, "coco", batch_size, num_workers, seed, val_batch_size, train_split)
+        super().__init__(
+            root,
+            "coco",
+            batch_size,
+            num_workers,
+            seed,
+            val_batch_size,
+            train_split,
+            max_pixels,
+            check,
+        )
 
     def generate(self) -> None:
         generate_coco(self.root)
 
     def load(self, split: str, augmented: bool) -> CocoDetection:
         transform = detection_train_transform() if augmented else detection_eval_transform()
-        return CocoDetection(self.root, split, transform)
+        return CocoDetection(self.root, split, transform, self.max_pixels)
 
     @staticmethod
     def collate(

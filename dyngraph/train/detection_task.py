@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from dyngraph.checks import check_at_least
 from dyngraph.evaluate.coco import detections_to_coco, judge_detections
 from dyngraph.train.optimizer import OptimizerOption
 from dyngraph.train.seeded_task import SeededTask
@@ -47,7 +48,8 @@ class DetectionTask(SeededTask):
         seed: What all randomness is derived from.
 
     Raises:
-        ValueError: If ``optimizer`` is unknown.
+        ValueError: If ``optimizer`` is unknown, or ``weight_decay`` or a number of the schedule is
+            negative.
     """
 
     def __init__(
@@ -66,6 +68,9 @@ class DetectionTask(SeededTask):
         seed: int = 0,
     ) -> None:
         super().__init__(model, lr, optimizer, momentum, weight_decay, scheduler, seed)
+        check_at_least(0, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
+        for step in decay_steps:
+            check_at_least(0, decay_steps=step)
         self.annotation_path = annotation_path
         self.category_ids = category_ids
         self.warmup_steps = warmup_steps

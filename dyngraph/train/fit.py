@@ -10,13 +10,23 @@ import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from dyngraph.checks import check_at_least
 from dyngraph.train.checkpoint import CheckpointFiles, put_weights, read_checkpoint
 from dyngraph.train.estimate import Estimate
 from dyngraph.train.folder_lock import lock_folder
+from dyngraph.train.image_data_module import ImageDataModule
 from dyngraph.train.interruption import StopAtSignals
 from dyngraph.train.record import RECORD, check_classes, check_settings, read_record
 
 CHECKPOINT = "last.ckpt"
+
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "min_epochs": 0,
+    "min_steps": 0,
+}
 
 # Where Lightning has the iteration from.
 _STEP = "step"
@@ -92,6 +102,9 @@ def fit(
     A resumed run takes the learning rate, the other settings of the optimiser and ``max_steps`` as
     they are now; the schedule of the learning rate follows.
 
+    The files of a :class:`SegmentationDataModule` or :class:`DetectionDataModule` are checked
+    before the first iteration, those of the validation images too.
+
     Args:
         task: What is trained.
         data: What it is trained and judged on.
@@ -114,53 +127,74 @@ def fit(
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
         BlockingIOError: If another process trains in ``folder``.
         ValueError: If the checkpoint is of another architecture, of a later iteration than
-            ``max_steps``, or ``record`` differs from that of the run in what has to stay.
-        OSError: If the checkpoint cannot be read or is damaged, or a new one cannot be written.
+            ``max_steps``, or ``record`` differs from that of the run in what has to stay; if a
+            number of iterations is not positive, or a file of the data is not as it should be.
+        OSError: If the checkpoint cannot be read or is damaged, a new one cannot be written, or an
+            image cannot be read.
         Interrupted: After SIGINT or SIGTERM. It is a :class:`SystemExit`, with status 130 or 143.
     """
+    check_at_least(1, max_steps=max_steps, checkpoint_every=checkpoint_every)
+    if validate_every is not None:
+        check_at_least(1, validate_every=validate_every)
+    _check_options(trainer_options)
+    # Lightning counts the batches from validation to validation.
+    num_batches = trainer_options.get("accumulate_grad_batches", 1)
     checkpoint = Path(folder, CHECKPOINT)
-    with lock_folder(folder), StopAtSignals(checkpoint) as stop:
+    with lock_folder(folder):
         start = _start(task, checkpoint, max_steps, resume, record)
-        # Lightning counts the batches from validation to validation.
-        num_batches = trainer_options.get("accumulate_grad_batches", 1)
-        trainer = lightning.Trainer(
-            max_steps=max_steps,
-            default_root_dir=folder,
-            logger=[
-                TensorBoardLogger(folder, name=None, version="tensorboard"),
-                # Its own folder for each part of the run: this logger replaces what it finds.
-                CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
-                *loggers,
-            ],
-            callbacks=[
-                ModelCheckpoint(
-                    folder,
-                    filename=Path(CHECKPOINT).stem,
-                    every_n_train_steps=checkpoint_every,
-                    save_on_train_epoch_end=False,
-                    enable_version_counter=False,
-                ),
-                SaveAtTheEnd(checkpoint),
-                LogScores(),
-                LearningRateMonitor("step"),
-                Estimate(),
-                Record(record),
-                *callbacks,
-                # After all that an iteration changes.
-                stop,
-            ],
-            check_val_every_n_epoch=None,
-            val_check_interval=num_batches * (validate_every or max_steps),
-            num_sanity_val_steps=0,
-            plugins=[CheckpointFiles(), *plugins],
-            use_distributed_sampler=False,
-            **trainer_options,
-        )
-        trainer.fit(
-            task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
-        )
-        (scores,) = trainer.validate(task, data, verbose=False)
+        if isinstance(data, ImageDataModule):
+            data.check()
+        with StopAtSignals(checkpoint) as stop:
+            trainer = lightning.Trainer(
+                max_steps=max_steps,
+                default_root_dir=folder,
+                logger=[
+                    TensorBoardLogger(folder, name=None, version="tensorboard"),
+                    # Its own folder for each part of the run: this logger replaces what it finds.
+                    CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
+                    *loggers,
+                ],
+                callbacks=[
+                    ModelCheckpoint(
+                        folder,
+                        filename=Path(CHECKPOINT).stem,
+                        every_n_train_steps=checkpoint_every,
+                        save_on_train_epoch_end=False,
+                        enable_version_counter=False,
+                    ),
+                    SaveAtTheEnd(checkpoint),
+                    LogScores(),
+                    LearningRateMonitor("step"),
+                    Estimate(),
+                    Record(record),
+                    *callbacks,
+                    # After all that an iteration changes.
+                    stop,
+                ],
+                check_val_every_n_epoch=None,
+                val_check_interval=num_batches * (validate_every or max_steps),
+                num_sanity_val_steps=0,
+                plugins=[CheckpointFiles(), *plugins],
+                use_distributed_sampler=False,
+                **trainer_options,
+            )
+            trainer.fit(
+                task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
+            )
+            validated = trainer.validate(task, data, verbose=False)
+    # Nothing is validated if limit_val_batches says so.
+    scores = validated[0] if validated else {}
     return {name: float(score) for name, score in scores.items() if name != _STEP}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Checks the numbers that Lightning takes, but that make no run."""
+    for name, least in _LEAST.items():
+        if options.get(name) is not None:
+            check_at_least(least, **{name: options[name]})
+    for name in ("max_epochs", "limit_train_batches"):
+        if options.get(name) == 0:
+            raise ValueError(f"{name}: expected a positive number, or there is no training; got 0")
 
 
 def _start(

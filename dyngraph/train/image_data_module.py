@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader, Dataset, Subset
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
 
+from dyngraph.checks import check_at_least
 from dyngraph.data import ResumableLoader, SeededSampler
+from dyngraph.data.files import MAX_PIXELS
+from dyngraph.data.image_dataset import ImageDataset
 from dyngraph.data.joined_dataset import JoinedDataset
-from dyngraph.data.seeded_dataset import SeededDataset
 
 GENERATED = Path("runs/generated")
 
 TRAIN_SPLITS = {"train": ("train",), "trainval": ("train", "val")}
 """The splits whose images are trained on, by name."""
+
+_SMALL = 2000
+"""The most images of a set whose labels are checked by default."""
+
+_CHUNK = 16
+"""The items that a thread checks at a time."""
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -36,13 +48,16 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, for
             results on a test set. Validation stays as it is, but then tells nothing about others.
+        max_pixels: The most pixels that an image may have.
+        check: Whether :meth:`check` decodes all labels too. Defaults to whether there are at most
+            2,000.
 
     Raises:
-        ValueError: If ``train_split`` is unknown.
+        ValueError: If ``train_split`` is unknown or a number is out of range.
     """
 
     train: JoinedDataset
-    val: Dataset
+    val: ImageDataset
 
     collate: Callable[[list[Any]], Any] | None = None
     """Makes a batch of samples, if PyTorch's own way does not do."""
@@ -56,12 +71,18 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         seed: int,
         val_batch_size: int,
         train_split: str,
+        max_pixels: int = MAX_PIXELS,
+        check: bool | None = None,
     ) -> None:
         super().__init__()
         if train_split not in TRAIN_SPLITS:
             raise ValueError(
                 f"train_split: expected one of {(*TRAIN_SPLITS,)}, got {train_split!r}"
             )
+        check_at_least(
+            1, batch_size=batch_size, val_batch_size=val_batch_size, max_pixels=max_pixels
+        )
+        check_at_least(0, num_workers=num_workers, seed=seed)
         self.root = Path(GENERATED, dataset) if root == "generated" else Path(root)
         self.is_generated = root == "generated"
         self.dataset = dataset
@@ -70,13 +91,15 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self.seed = seed
         self.val_batch_size = val_batch_size
         self.train_split = train_split
+        self.max_pixels = max_pixels
+        self.checks_labels = check
 
     @abstractmethod
     def generate(self) -> None:
         r"""Writes a small data set to ``root``."""
 
     @abstractmethod
-    def load(self, split: str, augmented: bool) -> SeededDataset:
+    def load(self, split: str, augmented: bool) -> ImageDataset:
         r"""The images of a split, augmented for training or as they are."""
 
     def prepare_data(self) -> None:
@@ -84,10 +107,50 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             self.generate()
 
     def setup(self, stage: str) -> None:
-        self.val = self.load("val", augmented=False)
-        if stage == "fit":
+        # Lightning calls it again; listing the files once is enough.
+        if not hasattr(self, "val"):
+            self.val = self.load("val", augmented=False)
+        if stage == "fit" and not hasattr(self, "train"):
             splits = TRAIN_SPLITS[self.train_split]
-            self.train = JoinedDataset([self.load(split, augmented=True) for split in splits])
+            self._train_parts = {split: self.load(split, augmented=True) for split in splits}
+            self.train = JoinedDataset([*self._train_parts.values()])
+
+    @rank_zero_only
+    def check(self) -> None:
+        r"""Checks the files of all images and labels before they are needed.
+
+        Always their headers: format, mode and size. The labels themselves only as the argument
+        ``check`` says, because they have to be decoded. It shows progress bars.
+
+        Raises:
+            OSError: If a file cannot be read as an image.
+            ValueError: If another thing is wrong with it, or validation images are of different
+                sizes that one batch can't hold.
+        """
+        self.prepare_data()
+        self.setup("fit")
+        parts = {"val": self.val, **self._train_parts}
+        with ThreadPool(max(1, self.num_workers)) as pool:
+            check_all = partial(_check_all, pool)
+            sizes = {
+                split: check_all(part.check_headers, len(part), f"check headers, {split}")
+                for split, part in parts.items()
+            }
+            if self.collate is None and self.val_batch_size > 1:
+                self._check_equal(sizes["val"])
+            num_items = sum(len(part) for part in parts.values())
+            if num_items <= _SMALL if self.checks_labels is None else self.checks_labels:
+                for split, part in parts.items():
+                    check_all(part.check_labels, len(part), f"check labels, {split}")
+
+    def _check_equal(self, sizes: list[tuple[int, int]]) -> None:
+        for path, size in zip(self.val.image_paths, sizes, strict=True):
+            if size != sizes[0]:
+                raise ValueError(
+                    "val_batch_size: expected 1 for validation images of different sizes, got "
+                    f"{self.val_batch_size} for {self.val.image_paths[0]}, {[*sizes[0]]}, and "
+                    f"{path}, {[*size]}"
+                )
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
@@ -119,8 +182,15 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         # Every image once: a sampler that gives all processes as many would repeat some.
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        num_images = len(self.val)  # type: ignore[arg-type]
-        share = Subset(self.val, range(rank, num_images, world_size))
+        share = Subset(self.val, range(rank, len(self.val), world_size))
         return DataLoader(
             share, self.val_batch_size, num_workers=self.num_workers, collate_fn=self.collate
         )
+
+
+def _check_all(
+    pool: ThreadPool, check: Callable[[int], Any], num_items: int, description: str
+) -> list[Any]:
+    """What ``check`` returns for each item."""
+    results = pool.imap(check, range(num_items), _CHUNK)
+    return [*tqdm(results, description, num_items, unit="image", disable=None)]

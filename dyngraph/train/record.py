@@ -16,6 +16,8 @@ _MAY_CHANGE = frozenset(
         "data.root",
         "data.num_workers",
         "data.val_batch_size",
+        "data.max_pixels",
+        "data.check",
         "model.inference",
         "model.object_classes",
     }

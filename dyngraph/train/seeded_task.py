@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from dyngraph.checks import check_at_least
 from dyngraph.train.optimizer import OptimizerOption, check_optimizer, make_optimizer
 
 
@@ -34,7 +35,7 @@ class SeededTask(lightning.LightningModule, ABC):
         seed: What all randomness is derived from.
 
     Raises:
-        ValueError: If ``optimizer`` is unknown.
+        ValueError: If ``optimizer`` is unknown or ``weight_decay`` is negative.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SeededTask(lightning.LightningModule, ABC):
         self.optimizer = check_optimizer(optimizer)
         self.scheduler = scheduler
         self.momentum = momentum
+        check_at_least(0, weight_decay=weight_decay)
         self.weight_decay = weight_decay
         self.seed = seed
 

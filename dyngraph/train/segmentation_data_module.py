@@ -13,6 +13,7 @@ from dyngraph.data import (
     eval_transform,
     train_transform,
 )
+from dyngraph.data.files import MAX_PIXELS
 from dyngraph.train.image_data_module import ImageDataModule
 
 
@@ -37,10 +38,16 @@ class SegmentationDataModule(ImageDataModule):
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, as the
             papers do for Cityscapes' test images. Validation stays as it is, but then says nothing
             about images that were not trained on.
+        max_pixels: The most pixels that an image or label may have; more is taken for an attack
+            on the memory.
+        check: Whether all labels are decoded before the first step, to find values that are no
+            classes. Defaults to whether there are at most 2,000. Headers and sizes of all files
+            are checked in any case.
 
     Raises:
         ValueError: If ``dataset`` or ``train_split`` is unknown, ``crop_size``, ``scale`` or
-            ``scales`` is not positive, or both ``scale`` and ``scales`` are given.
+            ``scales`` is not positive, both ``scale`` and ``scales`` are given, or another number
+            is out of range.
     """
 
     val: SegmentationDataset
@@ -57,10 +64,22 @@ class SegmentationDataModule(ImageDataModule):
         seed: int = 0,
         val_batch_size: int = 1,
         train_split: Literal["train", "trainval"] = "train",
+        max_pixels: int = MAX_PIXELS,
+        check: bool | None = None,
     ) -> None:
         if dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {(*DATASETS,)}, got {dataset!r}")
-        super().__init__(root, dataset, batch_size, num_workers, seed, val_batch_size, train_split)
+        super().__init__(
+            root,
+            dataset,
+            batch_size,
+            num_workers,
+            seed,
+            val_batch_size,
+            train_split,
+            max_pixels,
+            check,
+        )
         self.augment = train_transform(crop_size, scale, scales)
 
     def generate(self) -> None:
@@ -68,4 +87,4 @@ class SegmentationDataModule(ImageDataModule):
 
     def load(self, split: str, augmented: bool) -> SegmentationDataset:
         transform = self.augment if augmented else eval_transform()
-        return DATASETS[self.dataset](self.root, split, transform)
+        return DATASETS[self.dataset](self.root, split, transform, self.max_pixels)

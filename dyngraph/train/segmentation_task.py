@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from dyngraph.checks import check_at_least
 from dyngraph.data.labels import IGNORE
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.segmentation import class_iou, mean_iou, pixel_accuracy
@@ -45,7 +46,9 @@ class SegmentationTask(SeededTask):
         seed: What all randomness is derived from.
 
     Raises:
-        ValueError: If ``optimizer`` is unknown or ``ohem_threshold`` is not in (0, 1].
+        ValueError: If ``optimizer`` is unknown, ``ohem_threshold`` is not in (0, 1],
+            ``weight_decay``, ``aux_weight`` or ``ohem_min_kept`` is negative or an object class is
+            none.
     """
 
     def __init__(
@@ -69,6 +72,12 @@ class SegmentationTask(SeededTask):
         self.aux_weight = aux_weight
         if not 0 < ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold: expected 0 < threshold <= 1, got {ohem_threshold}")
+        check_at_least(0, aux_weight=aux_weight, ohem_min_kept=ohem_min_kept)
+        for number in object_classes or ():
+            if not 0 <= number < num_classes:
+                raise ValueError(
+                    f"object_classes: expected classes 0..{num_classes - 1}, got {number}"
+                )
         self.ohem_threshold = ohem_threshold
         self.ohem_min_kept = ohem_min_kept
         self.inference = inference

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dyngraph.cli import main
 from dyngraph.data import generate_folder
@@ -60,6 +61,42 @@ def test_no_command_shows_the_help(capsys):
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
     assert message in mistake(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--data.max_pixels=100",
+            "000000.png: expected a readable PNG or JPEG image of at most 100",
+        ),
+        ("--data.val_batch_size=2", "val_batch_size: expected 1 for validation images of differen"),
+        ("--network.head_channels=0", "head_channels: expected at least 1, got 0"),
+        ("--trainer.checkpoint_every=0", "checkpoint_every: expected at least 1, got 0"),
+        ("--trainer.max_steps=0", "max_steps: expected at least 1, got 0"),
+        ("--trainer.limit_train_batches=0", "limit_train_batches: expected a positive number"),
+        ("--seed=-1", "seed: expected at least 0, got -1"),
+    ],
+)
+def test_mistakes_before_the_first_step(root, tmp_path, argument, message, capsys):
+    run = [*TINY, f"--data.root={root}", f"--trainer.folder={tmp_path / 'run'}"]
+    assert message in mistake(["fit", *run, argument], capsys)
+    assert not list(tmp_path.glob("run/csv*"))
+
+
+def test_labels_are_checked_at_will(root, tmp_path, capsys):
+    mask = max((root / "masks/val").iterdir())
+    with Image.open(mask) as stored:
+        Image.new("L", stored.size, 77).save(mask)
+    run = [*TINY, f"--data.root={root}", f"--trainer.folder={tmp_path / 'run'}"]
+    for check in ("null", "true"):
+        assert f"{mask}: values: expected" in mistake(
+            ["fit", *run, f"--data.check={check}"], capsys
+        )
+        assert not (tmp_path / "run/last.ckpt").exists()
+    # Without, training comes first.
+    assert f"{mask}: values: expected" in mistake(["fit", *run, "--data.check=false"], capsys)
+    assert (tmp_path / "run/last.ckpt").exists()
 
 
 def test_mistakes_in_files(root, tmp_path, capsys):

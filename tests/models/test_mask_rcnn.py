@@ -197,3 +197,25 @@ def test_a_block_and_a_backbone_of_ones_own():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         mask_rcnn(**{"backbone": "resnet18"} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_classes", 0),
+        ("min_size", 0),
+        ("pyramid_channels", 0),
+        ("rpn_post_nms_top_n_train", 0),
+        ("box_detections_per_img", -1),
+        ("size_divisible", 0),
+        ("fixed_size", (0, 64)),
+    ],
+)
+def test_numbers_that_make_no_detector(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: expected at least 1, got (0|-1)$"):
+        mask_rcnn("small", **{name: value})
+
+
+def test_the_longer_side_is_not_shorter():
+    with pytest.raises(ValueError, match=r"^max_size: expected at least 64, got 63$"):
+        mask_rcnn("small", min_size=64, max_size=63)

@@ -225,6 +225,13 @@ def test_errors_name_the_argument():
             ValueError, match=r"^weights_backbone: only ResNets and DGMN2 .* got 'DEFAULT'"
         ):
             segmenter(backbone, weights_backbone="DEFAULT")
+    for backbone in ("small", "dgmn2_tiny"):
+        for channels in (0, -1):
+            message = rf"^head_channels: expected at least 1, got {channels}$"
+            with pytest.raises(ValueError, match=message):
+                segmenter(backbone, head_channels=channels)
+        with pytest.raises(ValueError, match=r"^num_classes: expected at least 1, got 0$"):
+            segmenter(backbone, num_classes=0)
 
 
 def test_segmenters_by_hand():

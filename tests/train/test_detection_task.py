@@ -210,3 +210,11 @@ def test_optimisers(name, kind):
     assert type(optimizer) is kind
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0]
     assert [group["lr"] for group in optimizer.param_groups] == [0.15] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("warmup_steps", -1), ("warmup_factor", -1), ("decay_steps", (5, -1))]
+)
+def test_numbers_out_of_range(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: expected at least 0, got -1$"):
+        DetectionTask(torch.nn.Linear(1, 1), "annotations.json", [1], **{name: value})

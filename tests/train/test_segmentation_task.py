@@ -127,3 +127,18 @@ def test_scores_are_those_of_the_labelled_pixels():
         },
         rel=1e-7,
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ohem_min_kept": -1}, "ohem_min_kept: expected at least 0, got -1"),
+        ({"aux_weight": -0.1}, "aux_weight: expected at least 0, got -0.1"),
+        ({"weight_decay": -0.1}, "weight_decay: expected at least 0, got -0.1"),
+        ({"object_classes": [1, 5]}, r"object_classes: expected classes 0\.\.4, got 5"),
+        ({"object_classes": [-1]}, r"object_classes: expected classes 0\.\.4, got -1"),
+    ],
+)
+def test_numbers_out_of_range(options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        SegmentationTask(torch.nn.Identity(), num_classes=5, **options)
