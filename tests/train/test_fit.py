@@ -288,7 +288,7 @@ def test_fewer_steps_than_there_were(scenes, tmp_path):
 SETTINGS = {
     "task": "segmentation",
     "seed": 0,
-    "data": {"root": "a", "batch_size": 2},
+    "data": {"root": "a", "batch_size": 2, "max_pixels": 4, "check": None},
     "network": {"context": {"class_path": "dyngraph.nn.DGMNBlock", "init_args": {"rates": [1, 6]}}},
     "model": {"optimizer": "sgd", "lr": 0.1},
     "trainer": {"folder": "a", "max_steps": 1, "accumulate_grad_batches": 1},
@@ -305,7 +305,7 @@ def test_a_record_is_in_the_checkpoint(scenes, tmp_path):
     recorded(scenes, tmp_path)
     assert load(tmp_path)["record"] == {"settings": SETTINGS, "classes": CLASSES}
     changed = {
-        "data": {"root": "b", "batch_size": 2},
+        "data": {"root": "b", "batch_size": 2, "max_pixels": 5, "check": True},
         "model": {"optimizer": "sgd", "lr": 0.2},
         "trainer": {"folder": "b", "max_steps": 2, "accumulate_grad_batches": 1},
     }
