@@ -49,9 +49,12 @@ def interpolation_matrix(near: Neighborhood) -> Tensor:
     image, sender_image = image_of_node(near.receiver), image_of_node(near.grid)
     if near.padding_mode == "border":
         last = (near.grid.sizes[image] - 1).unsqueeze(1).to(pos.dtype)
-        pos = pos.clamp(min=0).minimum(last)
-    corner = node_positions(near.grid).to(pos.dtype)
-    weight = (1 - (pos.unsqueeze(2) - corner).abs()).clamp(min=0).prod(dim=-1)
+        free = (pos > 0) & (pos < last)
+        pos = torch.where(free, pos, pos.detach().clamp(min=0).minimum(last))
+    # From a position to a corner. Both slopes belong to the cell on the right, also at integers.
+    step = node_positions(near.grid).to(pos.dtype) - pos.unsqueeze(2)
+    lower, upper = (step > -1) & (step <= 0), (step > 0) & (step <= 1)
+    weight = torch.where(lower, 1 + step, torch.where(upper, 1 - step, 0)).prod(dim=-1)
     same_image = image.unsqueeze(1) == sender_image
     return weight * same_image.unsqueeze(1)
 
@@ -72,6 +75,10 @@ def sampled_score(query: Tensor, key: Tensor, near: Neighborhood, groups: int = 
 def sampled_sum(weight: Tensor, value: Tensor, near: Neighborhood) -> Tensor:
     samples = interpolate(value, near).unflatten(2, (weight.shape[1], -1))
     return (weight.transpose(1, 2).unsqueeze(-1) * samples).sum(dim=1).flatten(1)
+
+
+def sampled_convolution(x: Tensor, filters: Tensor, near: Neighborhood) -> Tensor:
+    return torch.einsum("nkc,ock->no", interpolate(x, near), filters)
 
 
 def sampled_attention(

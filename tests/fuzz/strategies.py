@@ -1,4 +1,4 @@
-"""Drawn grids, positions and layers, hard ones among them."""
+"""Drawn grids, positions, neighborhoods and layers, hard ones among them."""
 
 import torch
 from hypothesis import strategies as st
@@ -10,6 +10,8 @@ from dyngraph.samplers import Sampler
 
 #: Positions that are rarely drawn at random: on nodes and borders, far away, and not finite.
 HARD = [-1.0, -0.5, 0.0, 1.0, 2.5, 1e4, -1e9, 1e30, float("inf"), float("-inf"), float("nan")]
+#: Features that are not finite.
+NOT_FINITE = [float("inf"), float("-inf"), float("nan")]
 CHANNELS = 4
 
 
@@ -34,6 +36,48 @@ def positions(draw, num_nodes, num_samples, num_axes):
     which = torch.randint(len(hard), shape, generator=generator)
     mask = torch.rand(shape, generator=generator) < share
     return torch.where(mask, hard[which].double(), pos)
+
+
+@st.composite
+def neighborhoods(draw, finite=False, shared=False, small=False):
+    """Samples of one grid or between two, shared by all channels or each group's own, float64.
+
+    Args:
+        finite: Whether all positions are.
+        shared: Whether all channels share their samples.
+        small: Whether there is only one map.
+    """
+    num_axes = draw(st.integers(1, 3))
+    size = st.lists(st.integers(1, 4), min_size=num_axes, max_size=num_axes)
+    runs = draw(
+        st.lists(st.tuples(st.integers(1, 2), size, size), min_size=1, max_size=1 if small else 3)
+    )
+    if small:
+        runs = [(1, *sizes) for _, *sizes in runs]
+    grid = Grid([size for count, size, _ in runs for _ in range(count)])
+    receiver = Grid([size for count, _, size in runs for _ in range(count)])
+    if draw(st.booleans()):
+        receiver = grid
+    groups = None if shared else draw(st.sampled_from([None, 1, 2, 4]))
+    num_samples = draw(st.integers(0, 3))
+    pos = draw(positions(receiver.num_nodes, (groups or 1) * num_samples, num_axes))
+    if finite:
+        pos = pos.where(pos.isfinite(), 0.25)
+    if groups is not None:
+        pos = pos.unflatten(1, (groups, num_samples))
+    return Neighborhood(grid, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
+
+
+@st.composite
+def broken(draw, features, names):
+    """The same features, a few numbers of one of those with these names no longer finite."""
+    name = draw(st.sampled_from(names))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    shape = features[name].shape
+    which = torch.rand(shape, generator=generator) < draw(st.sampled_from([0.02, 0.1, 0.4]))
+    bad = torch.tensor(draw(st.lists(st.sampled_from(NOT_FINITE), min_size=1, max_size=3)))
+    bad = bad[torch.randint(len(bad), shape, generator=generator)].to(features[name].dtype)
+    return {**features, name: torch.where(which, bad, features[name].detach())}
 
 
 class Given(Sampler):

@@ -1,9 +1,11 @@
+import operators
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from operators import SCALE, make_inputs, run, run_with_gradients
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.ops import use_backend
@@ -12,68 +14,8 @@ BACKENDS = ["torch", "triton", "pyg"]
 # Where Triton's interpreter would take minutes.
 COMPILED = ["torch", "pyg"]
 HALF = [torch.bfloat16, torch.float16]
-#: Each function with the inputs it differentiates, as `run` passes them.
-FUNCTIONS = {
-    "interpolate": ["key"],
-    "scatter_interpolate": ["values"],
-    "sampled_score": ["query", "key"],
-    "sampled_sum": ["weight", "value"],
-    "sampled_attention": ["query", "key", "value", "bias"],
-    "attention of shared keys": ["query", "key", "bias"],
-    "attention without bias": ["query", "key", "value"],
-}
-SCALE = 0.7
-
-
-def make_inputs(sender, receiver, num_samples, channels=4, value_channels=2, groups=2, **kwargs):
-    n, m = receiver.num_nodes, sender.num_nodes
-    shapes = {
-        "query": (n, channels),
-        "key": (m, channels),
-        "value": (m, value_channels),
-        "values": (n, num_samples, channels),
-        "weight": (n, groups, num_samples),
-        "bias": (n, groups, num_samples),
-    }
-    return {name: torch.randn(shape, **kwargs) for name, shape in shapes.items()}
-
-
-def run(function, t, near, groups, backend):
-    """The outputs of a function, from the library or from the dense reference (backend None)."""
-    library = reference if backend is None else ops
-    if function == "interpolate":
-        arguments = (t["key"], near)
-    elif function == "scatter_interpolate":
-        arguments = (t["values"], near)
-    elif function == "sampled_score":
-        arguments = (t["query"], t["key"], near, groups)
-    elif function == "sampled_sum":
-        arguments = (t["weight"], t["value"], near)
-    else:
-        value = t["key"] if "shared" in function else t["value"]
-        bias = None if "without" in function else t["bias"]
-        arguments = (t["query"], t["key"], value, near, groups, SCALE, bias)
-        function = "sampled_attention"
-    if backend is None:
-        out = getattr(library, function)(*arguments)
-    else:
-        kwargs = {"return_weights": True} if function == "sampled_attention" else {}
-        out = getattr(library, function)(*arguments, backend=backend, **kwargs)
-    return out if isinstance(out, tuple) else (out,)
-
-
-def run_with_gradients(function, t, near, groups, backend):
-    """Outputs, and the gradients of a random weighting of them for all inputs and positions."""
-    leaves = {name: t[name].detach().requires_grad_() for name in FUNCTIONS[function]}
-    pos = near.pos.detach().requires_grad_()
-    near = Neighborhood(near.grid, pos, near.padding_mode, near.receiver)
-    outputs = run(function, {**t, **leaves}, near, groups, backend)
-    generator = torch.Generator().manual_seed(1)
-    loss = sum(
-        (out * torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)).sum()
-        for out in outputs
-    )
-    return outputs, torch.autograd.grad(loss, [*leaves.values(), pos])
+#: A convolution's groups share their samples; it has tests of its own.
+FUNCTIONS = [name for name in operators.FUNCTIONS if name != "sampled_convolution"]
 
 
 def make_case(num_axes, padding_mode="zeros", other_sender=False, cells=False, dtype=torch.float64):
@@ -205,7 +147,7 @@ def differentiable(function, num_axes, padding_mode, backend):
     sender = Grid({1: [[3], [2]], 2: [[2, 2], [1, 2]], 3: [[2, 1, 2], [1, 1, 2]]}[num_axes])
     t = make_inputs(sender, receiver, 2, dtype=torch.float64)
     pos = reference.random_positions(sender, 2, receiver, torch.float64, reach=1.0)
-    names = FUNCTIONS[function]
+    names = operators.FUNCTIONS[function]
 
     def outputs(pos, *leaves):
         near = Neighborhood(sender, pos, padding_mode, receiver)
