@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from typing import NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ class Grid:
     form a *run*; a batch ``[B, C, *spatial]`` is a single run.
 
     Args:
-        sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}.
+        sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}. Inside a compiled or
+            exported function, lists or tuples of Python's integers, which may be symbols.
         device: Where :attr:`sizes`, :attr:`ptr`, :attr:`batch` and :attr:`pos` are created.
             Defaults to the device of ``sizes``, or PyTorch's default device if they are no tensor.
 
@@ -39,19 +40,24 @@ class Grid:
         sizes: Tensor | Sequence[Sequence[int]],
         device: torch.device | str | None = None,
     ) -> None:
-        table = torch.as_tensor(sizes, device="cpu")
-        if table.dim() != 2:
-            raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
-        if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
-            raise TypeError(f"sizes: expected integers, got {table.dtype}")
-        if table.shape[1] not in (1, 2, 3):
-            raise ValueError(f"sizes: expected 1, 2 or 3 spatial axes, got {table.shape[1]}")
-        shapes = [tuple(row) for row in table.tolist()]
+        if _holds_rows_of_ints(sizes):
+            # Not through a tensor: a compiled or exported program can't read its sizes from data.
+            shapes, num_axes = [tuple(row) for row in sizes], len(sizes[0])
+        else:
+            table = torch.as_tensor(sizes, device="cpu")
+            if table.dim() != 2:
+                raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
+            if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
+                raise TypeError(f"sizes: expected integers, got {table.dtype}")
+            shapes, num_axes = [tuple(row) for row in table.tolist()], table.shape[1]
+        if num_axes not in (1, 2, 3):
+            raise ValueError(f"sizes: expected 1, 2 or 3 spatial axes, got {num_axes}")
         if any(length < 0 for shape in shapes for length in shape):
             raise ValueError(f"sizes: expected no negative number, got {shapes}")
         if device is None:
-            device = sizes.device if isinstance(sizes, Tensor) else torch.get_default_device()
-        self._set(_runs(shapes), table.shape[1], torch.device(device))
+            # `torch.get_default_device` can't be compiled.
+            device = sizes.device if isinstance(sizes, Tensor) else torch.empty(0).device
+        self._set(_runs(shapes), num_axes, torch.device(device))
 
     def _set(
         self, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
@@ -228,6 +234,18 @@ class Grid:
             parts[-1].append(shape)
         return [Grid._from_runs(_runs(part), self.num_axes, self.device) for part in parts]
 
+    def size(self, dim: int | None = None) -> NoReturn:
+        r"""A grid has no edges to count, which is what PyG's explainers ask of a graph.
+
+        Raises:
+            TypeError: Always. It says how to explain the graph that a layer samples.
+        """
+        raise TypeError(
+            "edge_index: expected edges, got a Grid. Explain the graph that the layer samples: "
+            "with edges = conv.sample(x, grid)[1].edges(), call explainer(x, edges.index, "
+            "edge_weight=edges.weight, edge_sample=edges.sample)"
+        )
+
     def to(self, device: torch.device | str) -> Grid:
         r"""The same layout on another device."""
         return Grid._from_runs(self.runs, self.num_axes, torch.device(device))
@@ -244,9 +262,28 @@ class Grid:
         return f"Grid({self.shapes})"
 
 
+def _holds_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
+    """Whether sizes are lists or tuples of Python's integers, all of one length."""
+    if not isinstance(sizes, (list, tuple)) or not sizes:
+        return False
+    return all(
+        isinstance(row, (list, tuple))
+        and len(row) == len(sizes[0])
+        and all(isinstance(n, (int, torch.SymInt)) and not isinstance(n, bool) for n in row)
+        for row in sizes
+    )
+
+
 def _runs(shapes: Iterable[Shape]) -> tuple[tuple[int, Shape], ...]:
     """How often each shape comes in a row."""
-    return tuple((len(list(run)), shape) for shape, run in groupby(shapes))
+    # Not by `groupby`, which can't be compiled for sizes that are symbols.
+    runs: list[tuple[int, Shape]] = []
+    for shape in shapes:
+        if runs and runs[-1][1] == shape:
+            runs[-1] = (runs[-1][0] + 1, shape)
+        else:
+            runs.append((1, shape))
+    return tuple(runs)
 
 
 def _positions(shape: Shape, device: torch.device) -> Tensor:

@@ -9,10 +9,12 @@ import torch_geometric.transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 from torch_geometric.data import Batch, Data
+from torch_geometric.explain import Explainer, GNNExplainer
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
 from dyngraph import Grid, to_feature_map, to_graph
+from dyngraph.nn.conv import RepGraphConv
 
 SHAPES = {1: (5,), 2: (3, 4), 3: (2, 3, 4)}
 
@@ -178,13 +180,69 @@ def test_coarsen_counts_partial_cells():
     assert grid.coarsen(1) == grid
 
 
+class Doubled(torch.nn.Module):
+    """Makes its own grid, of the sizes of its maps and of two more."""
+
+    def forward(self, maps):
+        grid = Grid([*[tuple(maps.shape[2:])] * maps.shape[0], (1, 2), [3, 1]])
+        x = torch.cat([maps.movedim(1, -1).flatten(0, 2), maps.new_zeros(5, maps.shape[1])])
+        return 2 * grid.unflatten_runs(x)[0], grid.pos
+
+
+@pytest.mark.parametrize("how", ["compile", "export"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_grid_of_integers_inside_a_program(dynamic, how):
+    """Sizes as Python integers, or as the symbols that tracers have for them."""
+    maps, other = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 6, 7)
+    module = Doubled()
+    if how == "compile":
+        torch._dynamo.reset()
+        function = torch.compile(module, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    else:
+        size = torch.export.Dim.AUTO
+        shapes = ({2: size, 3: size},) if dynamic else None
+        function = torch.export.export(module, (maps,), dynamic_shapes=shapes).module()
+    for given in (maps, other) if dynamic or how == "compile" else (maps,):
+        for got, want in zip(function(given), module(given), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("row", [(2, 3), torch.Size([2, 3]), [2, torch.tensor(3)]])
+def test_rows_of_sizes(row):
+    assert Grid([row, [2, 3]]).runs == ((2, (2, 3)),)
+
+
+def test_an_explainer_of_a_grid_says_what_to_explain():
+    conv = RepGraphConv(4, 4, 3)
+    model_config = {
+        "mode": "multiclass_classification", "task_level": "node", "return_type": "raw"
+    }  # fmt: skip
+    explainer = Explainer(
+        conv,
+        GNNExplainer(epochs=1),
+        explanation_type="model",
+        node_mask_type="attributes",
+        edge_mask_type="object",
+        model_config=model_config,
+    )
+    grid, x = Grid([[3, 4]]), torch.randn(12, 4)
+    with pytest.raises(TypeError, match="^edge_index: expected edges, got a Grid"):
+        explainer(x, grid)
+    # What the message says.
+    edges = conv.sample(x, grid)[1].edges()
+    explained = explainer(x, edges.index, edge_weight=edges.weight, edge_sample=edges.sample)
+    assert explained.edge_mask.shape == edges.weight.shape
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
         (lambda: Grid([2, 2]), ValueError, "sizes"),
         (lambda: Grid([[2.0, 2.0]]), TypeError, "sizes"),
         (lambda: Grid(torch.ones(1, 2, dtype=torch.bool)), TypeError, "sizes"),
+        (lambda: Grid([[True, True]]), TypeError, "sizes"),
         (lambda: Grid([[2, -1]]), ValueError, "sizes"),
+        (lambda: Grid([]), ValueError, "sizes"),
         (lambda: Grid([[1, 1, 1, 1]]), ValueError, "sizes"),
         (lambda: Grid(torch.empty(2, 0, dtype=torch.long)), ValueError, "sizes"),
         (lambda: Grid.of(torch.ones(2, 2)), ValueError, "maps"),
