@@ -40,12 +40,9 @@ def positions(draw, num_nodes, num_samples, num_axes):
 
 @st.composite
 def neighborhoods(draw, finite=False, shared=False, small=False):
-    """Samples of one grid or between two, shared by all channels or each group's own, float64.
+    """Samples in float64, of one grid or between two, of all channels or of each group.
 
-    Args:
-        finite: Whether all positions are.
-        shared: Whether all channels share their samples.
-        small: Whether there is only one map.
+    ``finite``: all positions are. ``shared``: all channels share theirs. ``small``: of one map.
     """
     num_axes = draw(st.integers(1, 3))
     size = st.lists(st.integers(1, 4), min_size=num_axes, max_size=num_axes)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import FUNCTIONS, make_inputs, run, run_with_gradients
+from operators import FUNCTIONS, make_inputs, run_with_gradients
 from strategies import CHANNELS, broken, neighborhoods
 
-from dyngraph import Neighborhood, ops
+from dyngraph import Neighborhood
 
 SETTINGS = settings.get_profile("fuzz")
 # Triton's interpreter takes a thousand times as long as a GPU.
