@@ -202,8 +202,8 @@ def test_a_grid_of_integers_inside_a_program(dynamic, how):
         size = torch.export.Dim.AUTO
         shapes = ({2: size, 3: size},) if dynamic else None
         function = torch.export.export(module, (maps,), dynamic_shapes=shapes).module()
-    for given in (maps, other) if dynamic or how == "compile" else (maps,):
-        for got, want in zip(function(given), module(given), strict=True):
+    for batch in (maps, other) if dynamic or how == "compile" else (maps,):
+        for got, want in zip(function(batch), module(batch), strict=True):
             assert torch.equal(got, want)
 
 
@@ -226,7 +226,7 @@ def test_an_explainer_of_a_grid_says_what_to_explain():
         model_config=model_config,
     )
     grid, x = Grid([[3, 4]]), torch.randn(12, 4)
-    with pytest.raises(TypeError, match="^edge_index: expected edges, got a Grid"):
+    with pytest.raises(TypeError, match=r"^edge_index: expected edges, got a Grid\."):
         explainer(x, grid)
     # What the message says.
     edges = conv.sample(x, grid)[1].edges()

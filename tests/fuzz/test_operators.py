@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import FUNCTIONS, make_inputs, run_with_gradients
+from operators import FUNCTIONS, make_inputs, run, run_with_gradients
 from strategies import CHANNELS, broken, neighborhoods
 
 from dyngraph import Neighborhood
@@ -138,3 +138,42 @@ def test_triton_agrees_on_what_is_not_finite(data):
     assert_not_finite_alike(
         case, data.draw(broken(case[1], FUNCTIONS[case[0]])), ["torch", "triton"]
     )
+
+
+def largest_terms(function, t, near, groups):
+    """What no intermediate result exceeds in any backend: products without corner weights, summed."""
+    table = {"sampled_sum": "value"}.get(function, "key")
+    corners = t[table].abs().double()[near.corner_index].sum(dim=2)
+    if function == "interpolate":
+        return corners
+    if function == "sampled_score":
+        products = t["query"].abs().double().unsqueeze(1) * corners
+        return products.unflatten(2, (groups, -1)).sum(dim=-1).transpose(1, 2)
+    weight = t["weight"].abs().double().transpose(1, 2).unsqueeze(-1)
+    return (weight * corners.unflatten(2, (groups, -1))).sum(dim=1).flatten(1)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "pyg"])
+@FEW
+@given(data=st.data())
+def test_what_overflows_is_not_finite(backend, data):
+    """Results out of range are not finite; those whose terms stay in range are right."""
+    function = data.draw(st.sampled_from(["interpolate", "sampled_score", "sampled_sum"]))
+    near = data.draw(neighborhoods(finite=True, shared=True, small=True))
+    near = Neighborhood(near.grid, near.pos.float(), near.padding_mode, near.receiver)
+    groups = data.draw(st.sampled_from([1, 2]))
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    sizes = (near.num_samples, CHANNELS, CHANNELS, groups)
+    t = make_inputs(near.grid, near.receiver, *sizes, dtype=torch.float32)
+    for name in data.draw(st.sampled_from([["key", "value"], ["query", "key", "weight", "value"]])):
+        huge = data.draw(st.sampled_from([1e18, 1e20, 1e30, 1e38]))
+        t[name] = torch.where(torch.rand(t[name].shape) < 0.3, huge * t[name], t[name])
+    (got,) = run(function, t, near, groups, backend)
+    double = Neighborhood(near.grid, near.pos.double(), near.padding_mode, near.receiver)
+    (want,) = run(function, {name: x.double() for name, x in t.items()}, double, groups, None)
+    terms = largest_terms(function, t, near, groups)
+    limit = torch.finfo(torch.float32).max
+    assert not got[want.abs() > 1.001 * limit].isfinite().any()
+    small = terms < 0.999 * limit
+    error = (got - want)[small].abs()
+    assert (error <= 4e-6 * terms[small]).all()
