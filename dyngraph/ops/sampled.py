@@ -10,8 +10,8 @@ Sums over features of a half type are computed in float32 and returned in their 
 and interpolation weights are never rounded to a half type.
 
 In every backend a feature that is not finite makes all that reads it along an edge of
-:meth:`~dyngraph.Neighborhood.edges`, of weight 0 too, NaN or infinite, and leaves the rest as it is, to
-the bit. A score of :math:`-\infty` masks its sample.
+:meth:`~dyngraph.Neighborhood.edges`, of weight 0 too, NaN or infinite, and leaves the rest as it
+is, to the bit. A score of :math:`-\infty` masks its sample.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_triton_agrees_on_what_is_not_finite(data):
 
 
 def largest_terms(function, t, near, groups):
-    """What no intermediate result exceeds in any backend: products without corner weights, summed."""
+    """The sums of products without corner weights: no backend comes to anything larger."""
     table = {"sampled_sum": "value"}.get(function, "key")
     corners = t[table].abs().double()[near.corner_index].sum(dim=2)
     if function == "interpolate":
