@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tqdm import tqdm
 
 from dyngraph.cli.run import Run, print_scores
+from dyngraph.cli.unreadable_images import UnreadableImages
 from dyngraph.data import CocoDetection
 from dyngraph.evaluate.coco import (
     detections_to_coco,
@@ -81,6 +82,8 @@ class DetectionRun(Run[DetectionDataModule]):
         task = self.placed_task(args, data, classes)
         names, ids = classes["names"], classes["ids"]
         digest = file_digest(self.checkpoint(args))
+        unreadable = UnreadableImages()
+        on_unreadable = None if args.strict else unreadable
         if args.image_info is not None:
             categories = dict(zip(ids, names, strict=True))
             detect_listed(
@@ -91,10 +94,11 @@ class DetectionRun(Run[DetectionDataModule]):
                 categories,
                 model_digest=digest,
                 max_pixels=data.max_pixels,
+                on_unreadable=on_unreadable,
             )
             return
         palette = torch.tensor(classes["palette"], dtype=torch.uint8)
-        detect_folder(
+        files = detect_folder(
             task.model,
             args.images,
             args.out,
@@ -104,4 +108,6 @@ class DetectionRun(Run[DetectionDataModule]):
             args.threshold,
             model_digest=digest,
             max_pixels=data.max_pixels,
+            on_unreadable=on_unreadable,
         )
+        unreadable.end(len(files))

@@ -35,6 +35,8 @@ _MISTAKES = (ArgumentError, ImportError, MisconfigurationException, OSError, Typ
 def main(arguments: Sequence[str] | None = None) -> None:
     r"""Runs a command, by default that of the process.
 
+    The exit code is 1 where ``predict`` had to skip images.
+
     A mistake is one line on standard error and the exit code 2; with ``--traceback``, wherever it
     stands, it is an exception.
     """
@@ -101,6 +103,8 @@ def _predict_parser(run: Run) -> ArgumentParser:
     _add_checkpoint(parser)
     parser.add_argument("--images", type=str, required=True, help="folder of images")
     parser.add_argument("--out", type=str, required=True, help="folder of predictions")
+    help_ = "end at the first image that cannot be read, instead of skipping it"
+    parser.add_argument("--strict", action="store_true", help=help_)
     run.add_predict_arguments(parser)
     return parser
 

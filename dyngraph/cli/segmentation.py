@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from dyngraph.cli.run import Run, print_scores
+from dyngraph.cli.unreadable_images import UnreadableImages
 from dyngraph.data import DATASETS, eval_transform
 from dyngraph.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from dyngraph.evaluate import Inference
@@ -79,7 +80,8 @@ class SegmentationRun(Run[SegmentationDataModule]):
             raise ValueError(f"label_ids: expected classes of cityscapes, got {data.dataset}")
         classes = self.known_classes(args)
         task = self.placed_task(args, data, classes)
-        predict_folder(
+        unreadable = UnreadableImages()
+        files = predict_folder(
             task,
             args.images,
             args.out,
@@ -89,4 +91,6 @@ class SegmentationRun(Run[SegmentationDataModule]):
             normalize=eval_transform(**classes["normalization"]),
             model_digest=file_digest(self.checkpoint(args)),
             max_pixels=data.max_pixels,
+            on_unreadable=None if args.strict else unreadable,
         )
+        unreadable.end(len(files))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dyngraph.data.files import MAX_PIXELS, read_rgb, write_file, write_png
 from dyngraph.evaluate.coco import detections_to_coco, write_detections
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.records import Records
+from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz import draw_detections, draw_detector_listening
 
@@ -33,6 +35,7 @@ def detect_folder(
     progress: bool = True,
     model_digest: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    on_unreadable: OnUnreadable | None = None,
 ) -> list[Path]:
     r"""Detects objects in the images of a folder and writes what is found.
 
@@ -64,16 +67,18 @@ def detect_folder(
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to detecting everything anew.
         max_pixels: The most pixels that an image may have.
+        on_unreadable: Called with the error of an image that cannot be read, which is then skipped,
+            and its former detections removed. Defaults to raising the error.
 
     Returns:
-        The JSON files, sorted by image.
+        The JSON files of the images that were not skipped, sorted by image.
 
     Raises:
         FileNotFoundError: If ``images`` is missing.
         ValueError: If ``images`` has no image, or two that would be written to one file, or ``out``
             is inside ``images``.
         OSError: If a file cannot be read as a PNG or JPEG image, or has more pixels than
-            ``max_pixels``.
+            ``max_pixels``, and there is no ``on_unreadable``; or one cannot be written.
     """
     images, out = Path(images), Path(out)
     check_outside(images, out)
@@ -89,7 +94,12 @@ def detect_folder(
             record = path.relative_to(images).with_suffix("")
             if not records.start(record, path, [outputs[path]]):
                 continue
-            picture = read_rgb(path, max_pixels)
+            picture = read_or_skip(
+                partial(read_rgb, path, max_pixels), [outputs[path]], on_unreadable
+            )
+            if picture is None:
+                del outputs[path]
+                continue
             image = F.to_dtype(picture, torch.float32, scale=True).to(device)
             (detected,) = model([image])
             overlay = draw_detections(picture, detected, class_names, palette, threshold)
@@ -98,7 +108,7 @@ def detect_folder(
             _draw_listening(model, image, detected, threshold, out, name)
             write_detections(outputs[path], _named(detected, category_ids, names))
             records.finish(record, path)
-    return [outputs[path] for path in paths]
+    return [*outputs.values()]
 
 
 def _name(path: Path, images: Path, suffix: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dyngraph.data.files import MAX_PIXELS, write_file
 from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_detections
 from dyngraph.evaluate.image_folder import check_outside
 from dyngraph.evaluate.records import Records
+from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
 from dyngraph.nn.evaluation_mode import evaluation_mode
 
 
@@ -31,6 +33,7 @@ def detect_listed(
     progress: bool = True,
     model_digest: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    on_unreadable: OnUnreadable | None = None,
 ) -> Path:
     r"""Detects objects in the images that a file of COCO lists, and writes one results file.
 
@@ -57,6 +60,10 @@ def detect_listed(
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to detecting everything anew.
         max_pixels: The most pixels that an image may have.
+        on_unreadable: Called with the error of an image that cannot be read or is not of the size
+            that ``image_info`` says. The others are still detected, but the results file, which
+            would not be of all images, is not written, and a former one is removed. Defaults to
+            raising the error.
 
     Returns:
         The results file.
@@ -64,9 +71,10 @@ def detect_listed(
     Raises:
         FileNotFoundError: If ``image_info`` or an image that it lists is missing.
         ValueError: If ``image_info`` is broken, lists no image or other categories than the model
-            finds, an image is not of the size that it says, a file in ``out`` is of other images,
-            or ``out`` is inside ``images``.
-        OSError: If an image cannot be read, or has more pixels than ``max_pixels``.
+            finds, an image is not of the size that it says and there is no ``on_unreadable``, a
+            file in ``out`` is of other images, or ``out`` is inside ``images``.
+        OSError: If an image cannot be read or has too many pixels, with ``on_unreadable`` after all others are done, or
+            a file cannot be written.
     """
     path, images, out = Path(image_info), Path(images), Path(out)
     check_outside(images, out)
@@ -76,6 +84,7 @@ def detect_listed(
     outputs = {id: out / "results" / f"{id}.json" for id in listed.ids}
     device = next(model.parameters(), torch.empty(0)).device
     records = Records(out / "records", model_digest, dict(categories))
+    skipped = 0
     with evaluation_mode(model):
         numbers = tqdm(
             range(len(listed)), desc="detect", unit="image", disable=not progress or None
@@ -85,11 +94,21 @@ def detect_listed(
             image_path = listed.paths[number]
             if not records.start(str(id), image_path, [outputs[id]]):
                 continue
-            image = F.to_dtype(listed.read(number), torch.float32, scale=True).to(device)
+            picture = read_or_skip(partial(listed.read, number), [outputs[id]], on_unreadable)
+            if picture is None:
+                skipped += 1
+                continue
+            image = F.to_dtype(picture, torch.float32, scale=True).to(device)
             (detected,) = model([image])
             write_detections(outputs[id], detections_to_coco(id, detected, [*categories]))
             records.finish(str(id), image_path)
     results = out / f"detections_{path.stem.removeprefix('image_info_')}_dyngraph_results.json"
+    if skipped:
+        results.unlink(missing_ok=True)
+        raise OSError(
+            f"{results}: expected all {len(listed)} images of {path}, but {skipped} could not be "
+            "read: it is not written"
+        )
     write_file(results, f"[{', '.join(_detections(outputs))}]".encode())
     return results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.records import Records
+from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
 from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.viz.segmentation import colorize
 
@@ -36,6 +38,7 @@ def predict_folder(
     normalize: Callable[[Tensor], Tensor] | None = None,
     model_digest: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    on_unreadable: OnUnreadable | None = None,
 ) -> list[Path]:
     r"""Segments the images of a folder and writes what is found as PNG files.
 
@@ -71,9 +74,11 @@ def predict_folder(
         model_digest: What tells the model from others, such as the digest of its checkpoint.
             Defaults to predicting everything anew.
         max_pixels: The most pixels that an image may have.
+        on_unreadable: Called with the error of an image that cannot be read, which is then skipped,
+            and its former files removed. Defaults to raising the error.
 
     Returns:
-        The label files, sorted by image.
+        The label files of the images that were not skipped, sorted by image.
 
     Raises:
         FileNotFoundError: If ``images`` is missing.
@@ -82,7 +87,7 @@ def predict_folder(
             fewer than the model has classes, a name does not fit ``label_ids``, or the model
             returns anything but scores of its input's size.
         OSError: If a file cannot be read as a PNG or JPEG image, or has more pixels than
-            ``max_pixels``.
+            ``max_pixels``, and there is no ``on_unreadable``; or one cannot be written.
     """
     images, out = Path(images), Path(out)
     if palette.dim() != 2 or palette.shape[1] != 3 or palette.dtype != torch.uint8:
@@ -102,7 +107,12 @@ def predict_folder(
             name = path.relative_to(images).with_suffix("")
             if not records.start(name, path, outputs[path]):
                 continue
-            picture = read_rgb(path, max_pixels)
+            picture = read_or_skip(
+                partial(read_rgb, path, max_pixels), outputs[path], on_unreadable
+            )
+            if picture is None:
+                del outputs[path]
+                continue
             image = normalize(picture).unsqueeze(0).to(parameter)
             probabilities = inference(model, image)[0]
             if len(probabilities) > len(palette):
@@ -117,7 +127,7 @@ def predict_folder(
             if label_ids:
                 write_prediction(out / "label_ids", path, classes)
             records.finish(name, path)
-    return [outputs[path][0] for path in paths]
+    return [labels for labels, *_ in outputs.values()]
 
 
 def _outputs(path: Path, images: Path, out: Path, label_ids: bool) -> list[Path]:

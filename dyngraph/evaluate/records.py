@@ -47,7 +47,7 @@ class Records:
             self.model_digest is not None
             and all(output.exists() for output in outputs)
             and path.exists()
-            and path.read_bytes() == self._content(image)
+            and self._is_of(path, image)
         ):
             return False
         path.unlink(missing_ok=True)
@@ -57,6 +57,13 @@ class Records:
         r"""Writes the record of an image whose files are there."""
         if self.model_digest is not None:
             write_file(self._path(name), self._content(image))
+
+    def _is_of(self, path: Path, image: Path) -> bool:
+        try:
+            return path.read_bytes() == self._content(image)
+        except OSError:
+            # Whoever reads the image next can say what is wrong with it.
+            return False
 
     def _path(self, name: str | Path) -> Path:
         return self.folder / f"{name}.json"

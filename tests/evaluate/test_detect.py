@@ -98,6 +98,12 @@ def test_bad_folders(model, images, tmp_path):
     Path(images / "a.png").write_bytes(b"no picture")
     with pytest.raises(OSError, match=r"a\.png: expected a readable PNG or JPEG image"):
         detect(model, images, tmp_path / "out")
+    errors = []
+    paths = detect(model, images, tmp_path / "out", on_unreadable=errors.append)
+    assert paths == [tmp_path / "out/detections/deep/b.json"]
+    (error,) = errors
+    assert str(images / "a.png") in str(error)
+    assert not (tmp_path / "out/detections/a.json").exists()
 
 
 def test_pictures_are_upright(model, images, tmp_path):

@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -153,6 +154,29 @@ def test_wrong_files_are_named(val, image_info, tmp_path):
     empty = write(tmp_path / "empty.json", {**content, "images": []})
     with pytest.raises(ValueError, match=r"empty\.json: expected images, got none"):
         detect(Oracle(val), val, empty, out)
+
+
+def test_no_results_of_some_images_only(val, image_info, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(val.image_paths[0].parent, images)
+    options = {"images": images, "model_digest": "a"}
+    results = detect(Oracle(val), val, image_info, out, **options)
+    whole = results.read_bytes()
+    first, other = (images / path.name for path in val.image_paths[:2])
+    first.write_bytes(b"no image")
+    # Another size than that listed.
+    other.write_bytes(val.image_paths[2].read_bytes())
+    errors = []
+    message = f"^{results}: expected all 6 images of {image_info}, but 2 could not be read: it is n"
+    with pytest.raises(OSError, match=message):
+        detect(Oracle(val), val, image_info, out, on_unreadable=errors.append, **options)
+    assert [str(error).partition(":")[0] for error in errors] == [str(first), str(other)]
+    assert not results.exists()
+    ids = [path.stem for path in (out / "results").iterdir()]
+    assert sorted(ids) == [str(id) for id in val.image_ids[2:]]
+    for path, id in ((first, 0), (other, 1)):
+        path.write_bytes(val.image_paths[id].read_bytes())
+    assert detect(Oracle(val), val, image_info, out, **options).read_bytes() == whole
 
 
 def test_files_of_other_images_are_not_taken(val, image_info, tmp_path):

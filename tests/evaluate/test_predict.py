@@ -238,6 +238,54 @@ def test_a_corrupt_image_is_named(images, name, spoil):
     assert (out / "labels" / NAMES[2]).exists()
 
 
+def test_unreadable_images_are_skipped(images):
+    """And so are what was made of them when they were whole, and its record."""
+    model = Model()
+    options = {"label_ids": True, "model_digest": "a"}
+    out = predict(model, images, **options)
+    whole = content(out)
+    for name in NAMES[1:]:
+        (images / name).write_bytes(b"no image")
+    errors = []
+    labels = predict_folder(
+        model,
+        images,
+        out,
+        Inference((8, 8)),
+        progress=False,
+        on_unreadable=errors.append,
+        **options,
+    )
+    assert labels == [out / "labels" / NAMES[0]]
+    assert [str(error).partition(":")[0] for error in errors] == [
+        str(images / n) for n in NAMES[1:]
+    ]
+    assert content(out) == {name: file for name, file in whole.items() if "a_" in name}
+
+
+def test_errors_of_the_model_skip_nothing(images):
+    class Failing(Model):
+        def forward(self, image):
+            raise ValueError("the model's own")
+
+    with pytest.raises(ValueError, match="the model's own"):
+        predict(Failing(), images, on_unreadable=lambda error: None)
+
+
+def test_an_image_that_is_gone_is_skipped(images):
+    """One that is there when the images are listed, but cannot be opened any more."""
+    model, errors = Model(), []
+    out = predict(model, images, model_digest="a")
+    gone = images / NAMES[1]
+    paths = [images / name for name in NAMES]
+    gone.unlink()
+    options = {"paths": paths, "model_digest": "a", "on_unreadable": errors.append}
+    assert predict(model, images, **options) == out
+    (error,) = errors
+    assert str(error).startswith(f"{gone}: expected a readable PNG or JPEG image")
+    assert not (out / "labels" / NAMES[1]).exists()
+
+
 def test_other_formats_are_not_opened(images):
     Image.new("RGB", (3, 2)).save(images / "a.png", format="BMP")
     with pytest.raises(OSError, match=re.escape(f"{images / 'a.png'}: expected a readable PNG")):
