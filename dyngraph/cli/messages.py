@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
 _LENGTH = 500
 
@@ -69,6 +72,12 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}…"
 
 
+def _in_thread(failed: threading.ExceptHookArgs) -> None:
+    """Shows what a thread has ended in, unless the run will: TensorBoard's passes its error on."""
+    if not isinstance(failed.thread, _AsyncWriterThread):
+        threading.__excepthook__(failed)
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_NOTES)
 
@@ -82,8 +91,10 @@ def only_our_messages() -> Iterator[None]:
             warnings.filterwarnings("ignore", message)
         for logger in loggers:
             logger.addFilter(_is_ours)
+        former, threading.excepthook = threading.excepthook, _in_thread
         try:
             yield
         finally:
+            threading.excepthook = former
             for logger in loggers:
                 logger.removeFilter(_is_ours)

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
+from dyngraph.data.files import write_file
 from dyngraph.train import Interrupted, fit, load_weights, read_checkpoint
 from dyngraph.train.fit import CHECKPOINT
 from dyngraph.train.image_data_module import ImageDataModule
@@ -175,7 +176,7 @@ class SaveConfig(lightning.Callback):
 
     @rank_zero_only
     def on_train_start(self, *args: object) -> None:
-        self.path.write_text(self.config)
+        write_file(self.path, self.config.encode())
 
 
 @rank_zero_only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from torchvision.transforms.v2 import functional as F
 MAX_PIXELS = 125_000_000
 """The most pixels of an image by default: more than a tile of Sentinel-2, 10,980 x 10,980, or a
 photo of 108 megapixels, and 375 MB of colours."""
+
+# A disk, a user's share of it, or a file that cannot grow.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _RGB_FORMATS = ("PNG", "JPEG")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -149,6 +153,9 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     Args:
         path: The file.
         pixels: ``[H, W]`` or ``[H, W, 3]``, uint8.
+
+    Raises:
+        OSError: If it cannot be written. The error names the file.
     """
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
@@ -156,9 +163,32 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    r"""Writes a file that is whole as soon as it is there, and its folder where it's missing."""
+    r"""Writes a file that is whole as soon as it is there, and its folder where it's missing.
+
+    Where that fails, a former file stays as it was.
+
+    Raises:
+        OSError: If it cannot be written. The error names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name: what an interrupted run leaves, the next one replaces.
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        with naming(path):
+            partial.write_bytes(content)
+            os.replace(partial, path)
+    except OSError:
+        # Half a file takes space from the next attempt.
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    r"""Has the error of a full disk name the file; the system's own does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)
+        raise

@@ -13,6 +13,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from dyngraph.data.files import naming
+
 MARKER = "scenes.json"
 """The file with the parameters of a generated set."""
 
@@ -104,8 +106,9 @@ def _write_marker(root: Path, parameters: Mapping[str, Any], scratch: Path, fini
 def _write(path: Path, content: bytes, scratch: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = scratch / path.name
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with naming(path):
+        partial.write_bytes(content)
+        os.replace(partial, path)
 
 
 def _encode(picture: Image.Image, path: Path) -> bytes:

@@ -73,8 +73,8 @@ def detect_listed(
         ValueError: If ``image_info`` is broken, lists no image or other categories than the model
             finds, an image is not of the size that it says and there is no ``on_unreadable``, a
             file in ``out`` is of other images, or ``out`` is inside ``images``.
-        OSError: If an image cannot be read or has too many pixels, with ``on_unreadable`` after all others are done, or
-            a file cannot be written.
+        OSError: If an image cannot be read or has too many pixels, with ``on_unreadable`` after all
+            others are done, or a file cannot be written.
     """
     path, images, out = Path(image_info), Path(images), Path(out)
     check_outside(images, out)

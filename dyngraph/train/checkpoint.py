@@ -32,10 +32,7 @@ class CheckpointFiles(TorchCheckpointIO):
         torch.save(checkpoint, archive)
         content = archive.getvalue()[:-2] + _COMMENT_LENGTH.to_bytes(2, "little")
         digest = hashlib.sha256(content).hexdigest()
-        try:
-            write_file(Path(path), content + _TAG + digest.encode())
-        except OSError as error:
-            raise OSError(f"{path}: could not be written: {error}") from error
+        write_file(Path(path), content + _TAG + digest.encode())
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -8,17 +8,22 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from dyngraph.checks import check_at_least
+from dyngraph.data.files import naming
 from dyngraph.train.checkpoint import CheckpointFiles, put_weights, read_checkpoint
 from dyngraph.train.estimate import Estimate
 from dyngraph.train.folder_lock import lock_folder
 from dyngraph.train.image_data_module import ImageDataModule
 from dyngraph.train.interruption import StopAtSignals
+from dyngraph.train.log import CsvLog
+from dyngraph.train.lost_process import name_lost_processes
 from dyngraph.train.record import RECORD, check_classes, check_settings, read_record
 
 CHECKPOINT = "last.ckpt"
+
+_TENSORBOARD = "tensorboard"
 
 _LEAST = {
     "accumulate_grad_batches": 1,
@@ -129,8 +134,10 @@ def fit(
         ValueError: If the checkpoint is of another architecture, of a later iteration than
             ``max_steps``, or ``record`` differs from that of the run in what has to stay; if a
             number of iterations is not positive, or a file of the data is not as it should be.
-        OSError: If the checkpoint cannot be read or is damaged, a new one cannot be written, or an
+        OSError: If the checkpoint cannot be read or is damaged, a file cannot be written, or an
             image cannot be read.
+        ChildProcessError: If a process that loads data is killed.
+        ConnectionError: If another process of a distributed run is.
         Interrupted: After SIGINT or SIGTERM. It is a :class:`SystemExit`, with status 130 or 143.
     """
     check_at_least(1, max_steps=max_steps, checkpoint_every=checkpoint_every)
@@ -149,9 +156,9 @@ def fit(
                 max_steps=max_steps,
                 default_root_dir=folder,
                 logger=[
-                    TensorBoardLogger(folder, name=None, version="tensorboard"),
+                    TensorBoardLogger(folder, name=None, version=_TENSORBOARD),
                     # Its own folder for each part of the run: this logger replaces what it finds.
-                    CSVLogger(folder, name=None, version=f"csv-{start}" if start else "csv"),
+                    CsvLog(Path(folder, f"csv-{start}" if start else "csv")),
                     *loggers,
                 ],
                 callbacks=[
@@ -178,10 +185,15 @@ def fit(
                 use_distributed_sampler=False,
                 **trainer_options,
             )
-            trainer.fit(
-                task, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True
-            )
-            validated = trainer.validate(task, data, verbose=False)
+            # Everything else that is written has its own name in errors.
+            with name_lost_processes(checkpoint), naming(Path(folder, _TENSORBOARD)):
+                trainer.fit(
+                    task,
+                    data,
+                    ckpt_path=checkpoint if checkpoint.exists() else None,
+                    weights_only=True,
+                )
+                validated = trainer.validate(task, data, verbose=False)
     # Nothing is validated if limit_val_batches says so.
     scores = validated[0] if validated else {}
     return {name: float(score) for name, score in scores.items() if name != _STEP}

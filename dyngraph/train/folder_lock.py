@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from dyngraph.data.files import naming
+
 LOCK = ".lock"
 
 
@@ -22,23 +24,25 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: If the run of another process has it. The error names that process.
+        OSError: If the file cannot be written.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:
         yield
         return
     path = Path(folder, LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("ab+", buffering=0) as file:
         try:
             # The locks of flock would be inherited by the processes that load data.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
+            process = file.read().decode()
             raise BlockingIOError(
-                f"{folder}: process {file.read()} trains here: wait for its end, or choose another "
-                "folder"
+                f"{folder}: process {process} trains here: wait for its end, "
+                "or choose another folder"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         yield

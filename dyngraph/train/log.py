@@ -1,13 +1,89 @@
-"""What a run has logged, read again."""
+"""What a run logs as CSV, and the same read again."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from dyngraph.data.files import naming, write_file
+
+_METRICS = "metrics.csv"
+_STEP = "step"
 
 Log = dict[str, dict[int, float]]
 """The values of each column by the iteration that they were logged at."""
+
+
+class CsvLog(Logger):
+    r"""Logs values to ``metrics.csv``, a row for each time and a column for each value.
+
+    Unlike Lightning's, it keeps what was written before, should the disk be full.
+
+    Args:
+        folder: The folder of the file. A former log there is replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._path = folder / _METRICS
+        self._rows: list[dict[str, float | None]] = []
+        self._columns: list[str] = []
+        self._num_saved = 0
+
+    @property
+    def name(self) -> None:
+        return None
+
+    @property
+    def version(self) -> str:
+        return self._path.parent.name
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._rows.append({**{name: float(value) for name, value in metrics.items()}, _STEP: step})
+        self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        r"""Writes the rows that are new.
+
+        Raises:
+            OSError: If that fails. The error names the file, which stays as it was.
+        """
+        new = self._rows[self._num_saved :]
+        columns = sorted({*self._columns}.union(*new))
+        if columns != self._columns:
+            header = dict(zip(columns, columns, strict=True))
+            write_file(self._path, _csv([header, *self._rows], columns))
+        elif new:
+            size = self._path.stat().st_size
+            try:
+                with naming(self._path), self._path.open("ab") as file:
+                    file.write(_csv(new, columns))
+            except OSError:
+                os.truncate(self._path, size)
+                raise
+        self._columns, self._num_saved = columns, len(self._rows)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns).writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_log(folder: str | Path) -> Log:
@@ -25,9 +101,9 @@ def read_log(folder: str | Path) -> Log:
         FileNotFoundError: If there is no log.
         ValueError: If a log is empty or broken. The error names the file.
     """
-    paths = sorted(Path(folder).glob("csv*/metrics.csv"), key=_start)
+    paths = sorted(Path(folder).glob(f"csv*/{_METRICS}"), key=_start)
     if not paths:
-        path = Path(folder, "csv", "metrics.csv")
+        path = Path(folder, "csv", _METRICS)
         raise FileNotFoundError(f"{folder}: expected the log of a run, {path}, which is missing")
     log: Log = {}
     for path in paths:
@@ -45,7 +121,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
         rows = csv.DictReader(file)
         try:
             for row in rows:
-                step = int(row.pop("step"))
+                step = int(row.pop(_STEP))
                 yield step, {name: float(value) for name, value in row.items() if value != ""}
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
