@@ -39,8 +39,8 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
             file.seek(0)
             process = file.read().decode()
             raise BlockingIOError(
-                f"{folder}: process {process} trains here: wait for its end, "
-                "or choose another folder"
+                f"{folder}: process {process} trains here: wait for its end, or choose another "
+                "folder"
             ) from error
         with naming(path):
             file.truncate(0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import distributed
+from torch.multiprocessing import reductions
 
 _LOADS_DATA = re.compile(r"DataLoader worker \(pid.*?\) (is killed|exited)")
 _TRAINS = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset) by peer")
@@ -26,16 +28,26 @@ def name_lost_processes(checkpoint: Path) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (EOFError, OSError, RuntimeError) as error:
         rest = f"the last checkpoint is {checkpoint}"
         if not checkpoint.exists():
             rest = "there is no checkpoint yet"
-        if _LOADS_DATA.search(str(error)):
+        if _LOADS_DATA.search(str(error)) or _came_with_a_batch(error):
             raise ChildProcessError(
                 f"a process that loads data was lost, often for want of memory; {rest} ({error})"
             ) from error
-        if distributed.is_initialized() and _TRAINS.search(str(error)):
+        in_training = isinstance(error, RuntimeError) and distributed.is_initialized()
+        if in_training and _TRAINS.search(str(error)):
             raise ConnectionError(
                 f"another process of this run was lost; {rest} ({error})"
             ) from error
         raise
+
+
+def _came_with_a_batch(error: BaseException) -> bool:
+    """Whether it was raised where a batch's memory is asked for, from the process that loaded it.
+
+    Which of both errors comes first, this one or PyTorch's at the end of a process, is a race.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == reductions.__name__ for frame, _ in frames)

@@ -13,38 +13,18 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from small_fit import arguments, fit, step, weights
 from small_runs import TINY_DETECTOR
 
 from dyngraph.cli import main
 from dyngraph.data import generate_coco, generate_folder
-from dyngraph.train import read_checkpoint
 from dyngraph.train.folder_lock import lock_folder
 from dyngraph.train.log import CsvLog, read_log
 
 FULL = "No space left on device"
-SEGMENTER = [
-    "--data.dataset=folder",
-    "--data.crop_size=32",
-    "--data.batch_size=2",
-    "--data.num_workers=0",
-    "--network.backbone=small",
-    "--network.head_channels=8",
-    "--network.context=none",
-    "--trainer.accelerator=cpu",
-    "--trainer.sync_batchnorm=false",
-    "--trainer.checkpoint_every=1",
-    "--trainer.log_every_n_steps=1",
-]
 
 # About loaders without workers and few steps.
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
-
-
-@pytest.fixture(scope="session")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set")
-    generate_folder(folder, num_train=2, num_val=2, progress=False)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -68,11 +48,6 @@ def trained(root, coco, tmp_path_factory):
 def run(trained, tmp_path):
     """The run of a segmenter, which a test may go on with."""
     return shutil.copytree(trained / "segmentation", tmp_path / "run")
-
-
-def fit(root, folder, steps, *arguments):
-    main(["fit", *SEGMENTER, f"--data.root={root}", f"--trainer.folder={folder}",
-          f"--trainer.max_steps={steps}", *arguments])  # fmt: skip
 
 
 def fill(path):
@@ -101,29 +76,20 @@ def assert_fails(arguments, path, capsys):
     assert str(path) in line
 
 
-def resume(root, run, *arguments):
-    return ["fit", *SEGMENTER, f"--data.root={root}", f"--trainer.folder={run}",
-            "--trainer.max_steps=4", "--trainer.resume=true", *arguments]  # fmt: skip
-
-
-def weights(folder):
-    return read_checkpoint(folder / "last.ckpt")["state_dict"]
-
-
 @pytest.mark.parametrize("name", ["last.ckpt", "config.yaml", "csv-2/metrics.csv"])
 def test_a_resumed_run_keeps_what_it_had(root, trained, run, tmp_path, name, capsys):
     # The new log comes after new checkpoints.
     kept = ["csv/metrics.csv"] if name.startswith("csv") else ["csv/metrics.csv", "last.ckpt", name]
     before = {file: (run / file).read_bytes() for file in kept}
     fill(partial(run / name))
-    assert_fails(resume(root, run), run / name, capsys)
+    assert_fails(arguments(root, run, 4), run / name, capsys)
     assert {file: (run / file).read_bytes() for file in before} == before
-    assert read_checkpoint(run / "last.ckpt")["global_step"] >= 2
+    assert step(run) >= 2
     # With space again, it ends as if nothing had been.
     assert not partial(run / name).is_symlink()
-    main(resume(root, run))
+    fit(root, run, 4)
     undisturbed = shutil.copytree(trained / "segmentation", tmp_path / "undisturbed")
-    main(resume(root, undisturbed))
+    fit(root, undisturbed, 4)
     expected = weights(undisturbed)
     assert all(torch.equal(weight, expected[key]) for key, weight in weights(run).items())
     assert read_log(run) == read_log(undisturbed)
@@ -141,8 +107,8 @@ class FullAfterAnIteration(lightning.Callback):
 def test_pictures_and_values_for_tensorboard(root, run, capsys):
     former = content(run / "csv")
     callback = f"--trainer.callbacks+={__name__}.FullAfterAnIteration"
-    assert_fails(resume(root, run, callback), run / "tensorboard", capsys)
-    assert read_checkpoint(run / "last.ckpt")["global_step"] in (3, 4)
+    assert_fails(arguments(root, run, 4, callback), run / "tensorboard", capsys)
+    assert step(run) in (3, 4)
     assert content(run / "csv") == former
 
 
