@@ -43,9 +43,13 @@ def _read(path: Path, heirs: tuple[Path, ...]) -> dict[str, Any]:
     parent = config.pop("inherit", None)
     if parent is None:
         return config
-    if not isinstance(parent, str):
+    if not isinstance(parent, str) or "\0" in parent:
         raise ValueError(f"{path}: inherit: expected the path of a file, got {parent!r}")
-    return _merge(_read(path.parent / parent, (*heirs, path.resolve())), config)
+    try:
+        base = _read(path.parent / parent, (*heirs, path.resolve()))
+    except OSError as error:
+        raise type(error)(f"{path}: inherit: {error}") from error
+    return _merge(base, config)
 
 
 def _check_size(path: Path, text: str) -> None:

@@ -36,6 +36,7 @@ class DetectionRun(Run[DetectionDataModule]):
     task_class = DetectionTask
     network = staticmethod(mask_rcnn)
     given_by_data = frozenset({"annotation_path", "category_ids"})
+    class_entry = "ids"
     # For the curves of DGMN's Figure 5.
     defaults = MappingProxyType({"trainer.validate_every": 10_000})
 

@@ -44,6 +44,8 @@ class Run(ABC, Generic[Data]):
     network: Callable[..., nn.Module]
     given_by_data: frozenset[str]
     """The arguments of the task that the data set gives."""
+    class_entry: str
+    """What classes have beside ``names`` and ``palette``."""
     defaults: Mapping[str, Any] = MappingProxyType({})
     """The arguments that have another default than the functions."""
 
@@ -126,7 +128,7 @@ class Run(ABC, Generic[Data]):
             classes: The classes of the data, if the data are there.
 
         Raises:
-            ValueError: If they differ.
+            ValueError: If they differ, or are those of another kind of network.
         """
         path = self.checkpoint(args)
         record = read_record(read_checkpoint(path), path)
@@ -135,6 +137,8 @@ class Run(ABC, Generic[Data]):
             return classes or self.classes(self.data_class(**args.data, seed=args.seed))
         if classes is not None:
             check_classes(path, record["classes"], classes)
+        if self.class_entry not in record["classes"]:
+            raise ValueError(f"{path}: record: classes: expected their {self.class_entry}")
         return record["classes"]
 
     def seeded_task(

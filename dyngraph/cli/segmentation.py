@@ -27,6 +27,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
     task_class = SegmentationTask
     network = staticmethod(segmenter)
     given_by_data = frozenset({"num_classes", "class_names"})
+    class_entry = "normalization"
 
     def classes(self, data: SegmentationDataModule) -> dict[str, Any]:
         names, palette = DATASETS[data.dataset].classes(data.root)

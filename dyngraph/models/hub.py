@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from huggingface_hub import PyTorchModelHubMixin as HubModel
 else:
     try:
-        from huggingface_hub import PyTorchModelHubMixin as HubModel
+        from huggingface_hub import PyTorchModelHubMixin
     except ImportError:
 
         class HubModel:
@@ -26,6 +26,29 @@ else:
             @classmethod
             def from_pretrained(cls, *args: Any, **kwargs: Any) -> None:
                 raise _missing("from_pretrained")
+
+    else:
+
+        class HubModel(PyTorchModelHubMixin):
+            r"""A model that can be saved and loaded; errors of loading name the folder."""
+
+            @classmethod
+            def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+                r"""Loads a model from a folder or the Hub.
+
+                Raises:
+                    OSError: If there is none, or its files are broken or do not fit the class.
+                """
+                try:
+                    return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+                except OSError:
+                    raise
+                # Broken files end in errors of JSON, of safetensors, and of the class itself.
+                except Exception as error:
+                    raise OSError(
+                        f"{pretrained_model_name_or_path}: expected a model of "
+                        f"{cls.__name__}, got {error!r}"
+                    ) from error
 
 
 def _missing(name: str) -> ImportError:

@@ -67,12 +67,15 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
         What was loaded, by name.
 
     Raises:
-        OSError: If the file is missing or is no readable checkpoint.
-        TypeError: If the checkpoint holds no mapping of tensors.
+        OSError: If the file is missing or is no readable checkpoint of tensors by name.
+        TypeError: If ``checkpoint`` is neither a path nor a mapping.
         ValueError: If the model has not exactly one DGMN2 inside, or the checkpoint lacks weights
             of it, or has more or others in size, as that of another variant has.
     """
-    weights = _weights(_read(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint)
+    source = "checkpoint"
+    if isinstance(checkpoint, (str, Path)):
+        source, checkpoint = str(checkpoint), _read(checkpoint)
+    weights = _weights(checkpoint)
     backbone = _names_of(model, DGMN2)
     if not backbone:
         raise ValueError(f"model: expected one with a DGMN2 inside, got {type(model).__name__}")
@@ -88,7 +91,7 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
         if name in backbone or re.match(r"(patch_embed|block)\d", name)
     }
     if not any(name in backbone for name in sources.values()):
-        raise ValueError(f"checkpoint: expected weights of DGMN2, got {_listed(list(weights))}")
+        raise ValueError(f"{source}: expected weights of DGMN2, got {_listed(list(weights))}")
     expected = set(backbone.values())
     head = _names_of(model, SemanticFPN)
     if head and any(name.startswith("decode_head.scale_heads.") for name in weights):
@@ -106,7 +109,7 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
     ]
     if missing or unexpected or differing:
         raise ValueError(
-            f"checkpoint: expected the weights of this model; missing {_listed(missing)}, "
+            f"{source}: expected the weights of this model; missing {_listed(missing)}, "
             f"unexpected {_listed(unexpected)}, of another size {_listed(differing)}"
         )
     model.load_state_dict({name: weights[source] for source, name in found.items()}, strict=False)
@@ -136,14 +139,17 @@ def _in_semantic_fpn(name: str) -> str:
     return name
 
 
-def _read(path: str | Path) -> Any:
+def _read(path: str | Path) -> Mapping[str, Any]:
     try:
         # Classifiers were saved with their arguments, a namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     # PyTorch has no common base class for what it raises on broken files.
     except Exception as error:
         raise OSError(f"{path}: expected a readable checkpoint, got {error!r}") from error
+    if not isinstance(checkpoint, Mapping):
+        raise OSError(f"{path}: expected tensors by name, got {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def _weights(checkpoint: Any) -> dict[str, Tensor]:

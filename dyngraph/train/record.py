@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 RECORD = "record"
 """The key of the record in a checkpoint."""
+
+_COLOUR = {"mean", "std"}
 
 # Where the data are, how fast they are read, and what is scored.
 _MAY_CHANGE = frozenset(
@@ -52,7 +55,9 @@ def read_record(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, An
 
     Raises:
         ValueError: If it is not a dictionary of ``settings`` and of ``classes`` with their
-            ``names`` and, three numbers in 0..255 for each, their ``palette``.
+            ``names`` and, three numbers in 0..255 for each, their ``palette``; or, where they are
+            there, if ``ids`` are not a number for each, or ``normalization`` is not ``mean`` and
+            ``std`` of three colours.
     """
     record = checkpoint.get(RECORD)
     if record is None:
@@ -65,12 +70,25 @@ def read_record(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, An
             and all(isinstance(name, str) for name in names)
             and len(names) == len(palette)
             and all(len(colour) == 3 and set(colour) <= {*range(256)} for colour in palette)
+            and _are_ids(classes.get("ids", range(len(names))), len(names))
+            and _is_normalization(classes.get("normalization", {"mean": [0] * 3, "std": [1] * 3}))
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: record: expected settings and classes, {error!r}") from error
     if not whole:
         raise ValueError(f"{path}: record: expected settings and classes, got other values")
     return record
+
+
+def _are_ids(ids: Any, count: int) -> bool:
+    return len({*ids}) == len(ids) == count and all(type(id) is int and id >= 0 for id in ids)
+
+
+def _is_normalization(normalization: dict[str, Any]) -> bool:
+    mean, std = normalization["mean"], normalization["std"]
+    numbers = [float(number) for number in (*mean, *std) if type(number) in (int, float)]
+    is_whole = len(mean) == len(std) == 3 and len(numbers) == 6 and normalization.keys() <= _COLOUR
+    return is_whole and all(map(math.isfinite, numbers)) and min(numbers[3:]) > 0
 
 
 def check_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -27,6 +27,8 @@ SETTINGS = settings.get_profile("fuzz")
 #: What the allocator keeps and takes at times, in bytes.
 NOISE = 8_000_000
 
+SMALL = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
+
 
 def segmentation(path):
     """The sets of one's own that a file is part of: the first item of each."""
@@ -46,19 +48,19 @@ def checkpoint(path):
 
 
 def official(path):
-    return load_official(nn.ModuleDict({"backbone": small_dgmn2()}), path)
+    return load_official(SMALL, path)
 
 
 def safetensors(path):
     return load_safetensors(nn.Linear(40, 50), path)
 
 
+def hub(path):
+    return DGMN2.from_pretrained(path.parent)
+
+
 def log(path):
     return read_log(path.parents[1])
-
-
-def small_dgmn2():
-    return DGMN2((8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1))
 
 
 READERS = {
@@ -77,6 +79,8 @@ READERS = {
     "other.ckpt": checkpoint,
     "weights.safetensors": safetensors,
     "official.pth": official,
+    "hub/config.json": hub,
+    "hub/model.safetensors": hub,
 }
 """What reads each file of :func:`files`."""
 
@@ -127,7 +131,8 @@ def files(tmp_path_factory):
     # Without a digest, as an earlier version wrote them: damage is not found so easily.
     torch.save(content, folder / "other.ckpt")
     save_safetensors(nn.Linear(40, 50), folder / "weights.safetensors")
-    torch.save({"model": small_dgmn2().state_dict()}, folder / "official.pth")
+    torch.save({"model": SMALL.state_dict()}, folder / "official.pth")
+    SMALL.save_pretrained(folder / "hub")
     return folder
 
 
