@@ -1,17 +1,25 @@
 """Damaged files: each is read, or refused by an error that names it, soon and in little memory."""
 
+import copy
 import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from mutations import mutations, peak_growth, ten_seconds
 from PIL import Image
 from torch import nn
 
 from dyngraph.cli.checkpoint_settings import checkpoint_settings
 from dyngraph.config import read_config
-from dyngraph.data import CocoDetection, FolderSegmentation, generate_coco, generate_folder
+from dyngraph.data import (
+    CocoDetection,
+    FolderSegmentation,
+    eval_transform,
+    generate_coco,
+    generate_folder,
+)
 from dyngraph.data.coco_json import read_image_info
 from dyngraph.data.files import read_rgb
 from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_detections
@@ -26,6 +34,24 @@ SETTINGS = settings.get_profile("fuzz")
 
 #: What the allocator keeps and takes at times, in bytes.
 NOISE = 8_000_000
+
+#: What the command line records of a run, of either kind of network.
+RECORD = {
+    "settings": {
+        "task": "segmentation",
+        "seed": 0,
+        "data": {"root": "here"},
+        "model": {},
+        "network": {"backbone": "small", "context": "dgmn"},
+        "trainer": {"max_steps": 4},
+    },
+    "classes": {
+        "names": ["a"],
+        "palette": [[0, 1, 2]],
+        "ids": [3],
+        "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    },
+}
 
 SMALL = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
 
@@ -111,22 +137,7 @@ def files(tmp_path_factory):
     (folder / "base.yaml").write_text(base)
     child = "inherit: base.yaml\nmodel:\n  lr: 1.0e-2\n  decay_steps: [1, 2]\n"
     (folder / "child.yaml").write_text(child)
-    record = {
-        "settings": {
-            "task": "segmentation",
-            "seed": 0,
-            "data": {"root": "here"},
-            "model": {},
-            "network": {"backbone": "small", "context": "dgmn"},
-            "trainer": {"max_steps": 4},
-        },
-        "classes": {
-            "names": ["a"],
-            "palette": [[0, 1, 2]],
-            "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
-        },
-    }
-    content = {"state_dict": nn.Linear(40, 50).state_dict(), "global_step": 4, "record": record}
+    content = {"state_dict": nn.Linear(40, 50).state_dict(), "global_step": 4, "record": RECORD}
     CheckpointFiles().save_checkpoint(content, folder / "last.ckpt")
     # Without a digest, as an earlier version wrote them: damage is not found so easily.
     torch.save(content, folder / "other.ckpt")
@@ -171,3 +182,45 @@ def test_a_damaged_file_is_read_or_named(files, memory, name, mutate):
     # Of a set, the file that does not fit to the damaged one may be named.
     assert all(str(files / name.partition("/")[0]) in message for message in messages)
     assert growth <= 2 * memory[name] + NOISE
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-300, 300), st.floats(), st.text(max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def damaged(draw, value):
+    """A container with another value, or none, in the place of one of those in it."""
+    keys = [*value] if isinstance(value, dict) else [*range(len(value))]
+    key = draw(st.sampled_from(keys))
+    changed = copy.copy(value)
+    if isinstance(value[key], (dict, list)) and value[key] and draw(st.integers(0, 3)):
+        changed[key] = draw(damaged(value[key]))
+    elif draw(st.booleans()):
+        changed[key] = draw(VALUES)
+    else:
+        del changed[key]
+    return changed
+
+
+@SETTINGS
+@given(damaged(RECORD))
+def test_a_record_is_whole_or_its_checkpoint_named(files, record):
+    path = files / "record.ckpt"
+    torch.save({"state_dict": {}, "global_step": 1, "record": record}, path)
+    try:
+        checkpoint_settings(path)
+    except ValueError as error:
+        message = str(error)
+        assert message.startswith(str(path))
+        return
+    classes = read_record(read_checkpoint(path), path)["classes"]
+    # What predictions take from it.
+    torch.tensor(classes["palette"], dtype=torch.uint8)
+    eval_transform(**classes.get("normalization", {}))(torch.zeros(3, 4, 5, dtype=torch.uint8))
+    dict(zip(classes.get("ids", classes["names"]), classes["names"], strict=True))
