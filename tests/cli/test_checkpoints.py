@@ -215,6 +215,35 @@ def test_broken_settings_are_named(tmp_path):
         checkpoint_settings(path)
 
 
+@pytest.mark.parametrize(
+    ("task", "entry"), [("segmentation", "normalization"), ("detection", "ids")]
+)
+def test_classes_that_lack_something_are_named(tmp_path, task, entry):
+    path = save(tmp_path / "a.ckpt", settings({}) | {"task": task})
+    message = f"^{path}: record: classes: expected their {entry}"
+    with pytest.raises(ValueError, match=message):
+        main(["predict", "--traceback", f"--checkpoint={path}", f"--images={tmp_path}", "--out=x"])
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"ids": [3, 4]},
+        {"ids": ["3"]},
+        {"normalization": {"mean": [0.5, 0.5, 0.5]}},
+        {"normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0]}},
+        {"normalization": {"mean": [0.5, 0.5, "0"], "std": [0.2, 0.2, 0.2]}},
+    ],
+)
+def test_broken_classes_are_named(tmp_path, entries):
+    path = tmp_path / "a.ckpt"
+    classes = {"names": ["cat"], "palette": [[1, 2, 3]]} | entries
+    record = {"settings": settings({}), "classes": classes}
+    torch.save({"state_dict": {}, "global_step": 1, "record": record}, path)
+    with pytest.raises(ValueError, match=f"^{path}: record: expected settings and classes"):
+        checkpoint_settings(path)
+
+
 def test_test_predicts_anew(root, tmp_path, capsys):
     run, out = arguments(root, tmp_path / "run"), tmp_path / "out"
     main(["fit", *run])
