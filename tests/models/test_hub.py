@@ -19,6 +19,22 @@ def test_models_are_saved_to_folders_and_loaded(make, kwargs, tmp_path):
     torch.testing.assert_close(loaded(image), model(image), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"depths": 3}'),
+        ("config.json", b'{"depths": [2, 1, 1, 1]}'),
+        ("model.safetensors", b"no weights"),
+    ],
+)
+def test_broken_folders_are_named(tmp_path, name, content):
+    DGMN2(**SMALL).save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OSError, match=f"^{tmp_path}: expected a model of DGMN2, got "):
+        DGMN2.from_pretrained(tmp_path)
+
+
 WITHOUT_THE_HUB = """
 import sys
 sys.modules["huggingface_hub"] = sys.modules["safetensors"] = None

@@ -188,6 +188,12 @@ def test_broken_files(released, tmp_path, capsys):
     with pytest.raises(OSError, match="expected a readable checkpoint"):
         load_official(model, path)
     assert "executed" not in capsys.readouterr().out
+    torch.save((1, 2), path)
+    with pytest.raises(OSError, match=rf"^{path}: expected tensors by name, got tuple"):
+        load_official(model, path)
+    torch.save({"fc.weight": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match=rf"^{path}: expected weights of DGMN2, got fc"):
+        load_official(model, path)
 
 
 def test_errors_name_the_argument(released):
