@@ -6,25 +6,25 @@ from pathlib import Path
 
 from torch import nn
 
+from dyngraph.data.files import write_file
+
 
 def save_safetensors(model: nn.Module, path: str | Path) -> None:
     r"""Saves the weights of a model, by their names in its ``state_dict``.
+
+    Where that fails, a former file stays as it was. The folder is made if it's missing.
 
     Raises:
         ImportError: If safetensors is missing.
         OSError: If the file cannot be written.
     """
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError as error:
         raise _missing("save_safetensors") from error
     # The format has no strides: what is channels_last is stored row by row.
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        save_file(weights, path, metadata={"format": "pt"})
-    # Safetensors has errors of its own for files.
-    except Exception as error:
-        raise OSError(f"{path}: could not be written: {error}") from error
+    write_file(Path(path), save(weights, metadata={"format": "pt"}))
 
 
 def load_safetensors(model: nn.Module, path: str | Path) -> None:

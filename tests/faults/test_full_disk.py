@@ -18,6 +18,7 @@ from small_runs import TINY_DETECTOR
 
 from dyngraph.cli import main
 from dyngraph.data import generate_coco, generate_folder
+from dyngraph.models import load_safetensors, save_safetensors
 from dyngraph.train.folder_lock import lock_folder
 from dyngraph.train.log import CsvLog, read_log
 
@@ -196,6 +197,17 @@ def test_a_plot(trained, tmp_path, out, capsys):
     run = str(trained / "segmentation")
     assert_fails(["plot", run, "--metrics=miou", f"--out={former}"], former, capsys)
     assert former.read_text() == "the former one"
+
+
+def test_weights(tmp_path):
+    path, model = tmp_path / "a.safetensors", torch.nn.Linear(3, 4)
+    save_safetensors(model, path)
+    fill(partial(path))
+    with pytest.raises(OSError, match=rf"{FULL}: '{path}'"):
+        save_safetensors(torch.nn.Linear(3, 4), path)
+    loaded = torch.nn.Linear(3, 4)
+    load_safetensors(loaded, path)
+    assert torch.equal(loaded.weight, model.weight)
 
 
 def test_a_generated_set(root, tmp_path):

@@ -34,8 +34,8 @@ def test_errors_name_the_file(tmp_path):
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(OSError, match=rf"^{path}: expected a readable safetensors file"):
         load_safetensors(model, path)
-    with pytest.raises(OSError, match="could not be written"):
-        save_safetensors(model, tmp_path / "none" / "weights.safetensors")
+    with pytest.raises(OSError, match=f"{path}"):
+        save_safetensors(model, path / "below_a_file")
     save_safetensors(model, path)
     with pytest.raises(ValueError, match=rf"^{path}: expected the weights of this model"):
         load_safetensors(DGMN2Classifier(6, **SMALL), path)
