@@ -377,6 +377,27 @@ def test_broken_checkpoints_are_named(scenes, tmp_path, damage):
         run(scenes, tmp_path, resume=True)
 
 
+class Touch:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_code(scenes, tmp_path):
+    path, made = tmp_path / "last.ckpt", tmp_path / "made"
+    torch.save({"global_step": 3, "state_dict": Touch(made)}, path)
+    with pytest.raises(OSError, match=rf"^{path}: expected a readable checkpoint, got ") as error:
+        run(scenes, tmp_path, resume=True)
+    assert not made.exists()
+    assert "weights_only=False" not in str(error.value)
+    torch.load(path, weights_only=False)
+    assert made.exists()
+
+
 def test_flipped_bytes_are_noticed(scenes, tmp_path):
     path = tmp_path / "last.ckpt"
     run(scenes, tmp_path, max_steps=1)
