@@ -14,7 +14,8 @@ OptimizerOption: TypeAlias = (
 )
 """``"sgd"``, ``"adamw"``, or what makes any other optimiser of groups of parameters."""
 
-_NAMES = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw")
+"""The optimisers that have a name."""
 
 
 def make_optimizer(
@@ -53,8 +54,10 @@ def make_optimizer(
 
 def check_optimizer(optimizer: OptimizerOption) -> OptimizerOption:
     r"""Returns ``optimizer``, or raises a :class:`ValueError` if its name is unknown."""
-    if not callable(optimizer) and optimizer not in _NAMES:
-        raise ValueError(f"optimizer: expected one of {_NAMES}, or a function, got {optimizer!r}")
+    if not callable(optimizer) and optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer: expected one of {OPTIMIZERS}, or a function, got {optimizer!r}"
+        )
     return optimizer
 
 
