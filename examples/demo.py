@@ -68,7 +68,7 @@ def train(
 ) -> tuple[nn.Module, dict[str, float]]:
     """Trains one model, or takes it from ``folder``; returns it and its row of the table."""
     lightning.seed_everything(seed, verbose=False)
-    model = segmenter("small", CONTEXTS[name], head_channels=64)
+    model = segmenter("small_trunk", CONTEXTS[name], head_channels=64)
     model = model.to(memory_format=torch.channels_last)
     row_path = folder / "row.json"
     task = SegmentationTask(model, lr=0.1, object_classes=list(OBJECT_CLASSES), seed=seed)

@@ -6,7 +6,7 @@ middle of the list, at all rates (its paper's Figure 4).
 Takes a run of ``examples/train_cityscapes.py`` (its ``last.ckpt``) or of ``examples/demo.py``:
 
     python examples/show_nodes.py IMAGE.png --checkpoint runs/cityscapes/last.ckpt
-    python examples/show_nodes.py IMAGE.png --backbone small --head-channels 64 \
+    python examples/show_nodes.py IMAGE.png --backbone small_trunk --head-channels 64 \
         --context repgraph --checkpoint runs/demo/RepGraph/last.ckpt --pixels 54,20 54,64
 """
 

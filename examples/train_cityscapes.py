@@ -28,7 +28,7 @@ PAPER = {
     "steps": 40_000,
 }
 SMALL = {
-    "backbone": "small",
+    "backbone": "small_trunk",
     "head_channels": 64,
     "crop": (64, 128),
     "scale": (1.0, 1.0),
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--out", default="runs/cityscapes", help="folder of logs and checkpoints (%(default)s)")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add("--context", choices=["none", *CONTEXTS], default="bottleneck_repgraph")
-    add("--backbone", help="resnet18, resnet34, resnet50, resnet101 or small")
+    add("--backbone", help="resnet18, resnet34, resnet50, resnet101 or small_trunk")
     add("--weights", help="ImageNet weights of the ResNet, e.g. DEFAULT")
     add("--head-channels", type=int, help="channels of the context block")
     add("--steps", type=int, help="iterations")
@@ -81,7 +81,7 @@ def main() -> None:
     model = segmenter(
         args.backbone,
         context=None if args.context == "none" else args.context,
-        aux_loss=args.backbone != "small",
+        aux_loss=args.backbone != "small_trunk",
         head_channels=args.head_channels,
         weights_backbone=args.weights,
     ).to(memory_format=torch.channels_last)

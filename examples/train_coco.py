@@ -78,7 +78,7 @@ PAPER = {
 WIDTH = 64
 BOX_WIDTH = 256
 SMALL = {
-    "backbone": "small",
+    "backbone": "resnet10",
     "batch_size": 4,
     "optimizer": "adamw",
     "lr": 1e-3,
@@ -188,7 +188,7 @@ def parse_arguments() -> argparse.Namespace:
         default=DEFAULT,
         help="(%(default)s)",
     )
-    add("--backbone", help="small, resnet18, resnet50, resnet101 or resnext101_32x8d")
+    add("--backbone", help="resnet10, resnet18, resnet50, resnet101 or resnext101_32x8d")
     add("--weights", help="ImageNet weights of the backbone, e.g. DEFAULT")
     add("--steps", type=int, help="iterations")
     add("--batch-size", type=int, help="images of an iteration")

@@ -14,7 +14,7 @@ SEGMENTER = [
 ]
 TINY_SEGMENTER = [
     *SEGMENTER,
-    "--network.backbone=small",
+    "--network.backbone=small_trunk",
     "--network.head_channels=8",
     "--network.context=bottleneck_repgraph",
 ]

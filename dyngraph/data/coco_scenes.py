@@ -92,8 +92,8 @@ def generate_coco(
     squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class ``"sun"`` or
     ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells which. It
     stands at least 168 pixels from the objects. That is more than
-    :func:`~dyngraph.models.mask_rcnn` with the small backbone sees around a box of this size, as
-    long as the picture is not shrunk.
+    :func:`~dyngraph.models.mask_rcnn` with ``"resnet10"`` sees around a box of this size, as long
+    as the picture is not shrunk.
 
     A tenth of the pictures has no object, and some have a crowd region, dots in the middle of the
     strip. Masks of discs and crowds are run-length encodings, others polygons.

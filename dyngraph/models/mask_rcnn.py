@@ -32,7 +32,7 @@ from dyngraph.nn import (
 )
 
 RESNETS = (
-    "small",
+    "resnet10",
     "resnet18",
     "resnet34",
     "resnet50",
@@ -73,11 +73,11 @@ def mask_rcnn(
     With a context block of a name it starts as the same detector without.
 
     Args:
-        backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"``,
-            ``"resnext101_32x8d"``, ``"small"`` (a ResNet of one basic block a stage, for small
-            machines: its receptive field is 195 pixels wide), ``"dgmn2_tiny"``,
-            ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``, or a module from images to a
-            dict of feature maps of ``out_channels`` channels each, as
+        backbone: ``"resnet10"`` (one basic block per stage, for small machines: its receptive
+            field is 195 pixels wide), ``"resnet18"``, ``"resnet34"``, ``"resnet50"``,
+            ``"resnet101"``, ``"resnext101_32x8d"``, ``"dgmn2_tiny"``, ``"dgmn2_small"``,
+            ``"dgmn2_medium"``, ``"dgmn2_large"``, or a module from images to a dict of feature
+            maps of ``out_channels`` channels each, as
             :class:`torchvision.models.detection.MaskRCNN` takes it.
         context: ``None`` or ``"none"`` (the baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"`` (rates 1, 4, 8, 12), ``"gcnet"``, ``"ccnet"``, or
@@ -172,9 +172,9 @@ def _pyramid(resnet: ResNet, out_channels: int) -> BackboneWithFPN:
 def _resnet(name: str, weights: str | None, freeze: bool | None) -> ResNet:
     freeze = weights is not None if freeze is None else freeze
     norm = FrozenBatchNorm2d if freeze else nn.BatchNorm2d
-    if name == "small":
+    if name == "resnet10":
         if weights is not None:
-            raise ValueError(f"weights_backbone: the small ResNet has none, got {weights!r}")
+            raise ValueError(f"weights_backbone: expected None with {name!r}, got {weights!r}")
         resnet = ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
     else:
         resnet = getattr(torchvision.models, name)(

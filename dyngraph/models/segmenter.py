@@ -117,7 +117,7 @@ def segmenter(
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` (dilated, output
-            stride 8), ``"small"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4),
+            stride 8), ``"small_trunk"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4),
             ``"dgmn2_tiny"``, ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``
             (strides 4 to 32), a :class:`~dyngraph.models.DGMN2`, or any module from images to
             feature maps: a tensor, a list (the last is used, the one before it for the auxiliary
@@ -174,9 +174,9 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
         if weights is not None:
             load_official(trunk, weights)
         return trunk
-    if isinstance(backbone, str) and backbone != "small":
+    if isinstance(backbone, str) and backbone != "small_trunk":
         if backbone not in RESNETS:
-            names = (*RESNETS, *DEPTHS, "small")
+            names = (*RESNETS, *DEPTHS, "small_trunk")
             raise ValueError(f"backbone: expected one of {names}, got {backbone!r}")
         return DilatedResNet(backbone, weights)
     if weights is not None:

@@ -30,7 +30,7 @@ SEGMENTER = [
     *TRAINER,
     "--data.dataset=folder",
     "--data.crop_size=[32,32]",
-    "--network.backbone=small",
+    "--network.backbone=small_trunk",
     "--network.head_channels=8",
     "--network.context=dgmn",
     "--model.inference.window=[32,32]",
@@ -38,7 +38,7 @@ SEGMENTER = [
 DETECTOR = [
     *TRAINER,
     "--task=detection",
-    "--network.backbone=small",
+    "--network.backbone=resnet10",
     "--network.min_size=32",
     "--network.max_size=64",
     "--network.pyramid_channels=8",
@@ -149,7 +149,7 @@ def settings(network, model=None):
         "seed": 0,
         "data": {"root": "nowhere"},
         "model": model or {},
-        "network": {"backbone": "small", "weights_backbone": None} | network,
+        "network": {"backbone": "small_trunk", "weights_backbone": None} | network,
         "trainer": {"max_steps": 1, "callbacks": [{"class_path": "os.system"}]},
     }
 

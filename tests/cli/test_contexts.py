@@ -63,7 +63,7 @@ def coco(tmp_path_factory):
 def test_segmenters(context, weight, scenes, tmp_path, capsys):
     settings = {
         "data": {"root": str(scenes), "crop_size": [64, 64], "batch_size": 2, "num_workers": 0},
-        "network": {"backbone": "small", "head_channels": 16, "context": context},
+        "network": {"backbone": "small_trunk", "head_channels": 16, "context": context},
         "trainer": {"folder": str(tmp_path), **TRAINER},
     }
     assert f"model.classifier.1.{weight}" in run(tmp_path, settings, capsys)
@@ -93,7 +93,7 @@ def test_detectors(context, place, weight, coco, tmp_path, capsys):
         "task": "detection",
         "data": {"root": str(coco), "batch_size": 2, "num_workers": 0},
         "network": {
-            "backbone": "small",
+            "backbone": "resnet10",
             "context": context,
             "context_at": place,
             "min_size": 32,
@@ -110,7 +110,7 @@ def activation_settings(activation, scenes, path):
     context = {"class_path": DGMN, "init_args": {"rates": [1], "activation": activation}}
     return {
         "data": {"root": str(scenes), "crop_size": [64, 64], "batch_size": 2, "num_workers": 0},
-        "network": {"backbone": "small", "head_channels": 16, "context": context},
+        "network": {"backbone": "small_trunk", "head_channels": 16, "context": context},
         "trainer": {"folder": str(path), **TRAINER},
     }
 

@@ -21,11 +21,16 @@ RUN = [
     "--trainer.log_every_n_steps=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
-    "--network.backbone=small",
 ]
-SEGMENTATION = ["--network.head_channels=8", "--data.crop_size=[64,64]", "--model.lr=0.1"]
+SEGMENTATION = [
+    "--network.backbone=small_trunk",
+    "--network.head_channels=8",
+    "--data.crop_size=[64,64]",
+    "--model.lr=0.1",
+]
 DETECTION = [
     "--task=detection",
+    "--network.backbone=resnet10",
     "--network.min_size=32",
     "--network.max_size=128",
     "--network.pyramid_channels=16",
@@ -153,7 +158,7 @@ def test_detectors_are_validated_every_10000_iterations(task, expected, capsys):
             main(["fit", f"--task={task}", *arguments, "--print_config"])
         return yaml.safe_load(capsys.readouterr().out)["trainer"]["validate_every"]
 
-    given = ["--network.backbone=small", "--trainer.max_steps=90000"]
+    given = ["--network.backbone=resnet18", "--trainer.max_steps=90000"]
     assert found(*given) == expected
     assert found(*given, "--trainer.validate_every=7") == 7
     assert found(*given, "--trainer.validate_every=null") is None

@@ -39,7 +39,7 @@ def settings(arguments, capsys):
 def test_later_arguments_replace_earlier_ones(tmp_path, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(
-        "network: {backbone: small}\nmodel: {lr: 0.5}\ntrainer: {max_steps: 3}\nseed: 4\n"
+        "network: {backbone: small_trunk}\nmodel: {lr: 0.5}\ntrainer: {max_steps: 3}\nseed: 4\n"
     )
     arguments = ["--config", str(config), "--model.lr=0.25", "--trainer.max_steps", "7"]
     found = settings(arguments, capsys)
@@ -159,7 +159,7 @@ def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
 )
 def test_wrong_arguments_are_named(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--network.backbone=small", "--trainer.max_steps=1", *arguments])
+        main(["fit", "--network.backbone=small_trunk", "--trainer.max_steps=1", *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 

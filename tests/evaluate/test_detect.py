@@ -25,7 +25,7 @@ def images(tmp_path):
 def model():
     torch.manual_seed(0)
     return mask_rcnn(
-        "small",
+        "resnet10",
         "dgmn",
         num_classes=2,
         context_at="c5",

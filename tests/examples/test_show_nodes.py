@@ -17,10 +17,10 @@ SCRIPT = Path(__file__).parents[2] / "examples/show_nodes.py"
 
 
 def show(folder, context, *options):
-    model = segmenter("small", context, head_channels=8)
+    model = segmenter("small_trunk", context, head_channels=8)
     torch.save({"state_dict": SegmentationTask(model).state_dict()}, folder / "last.ckpt")
     Image.new("RGB", (96, 64)).save(folder / "image.png")
-    command = [sys.executable, SCRIPT, folder / "image.png", "--backbone", "small"]
+    command = [sys.executable, SCRIPT, folder / "image.png", "--backbone", "small_trunk"]
     command += ["--head-channels", "8", "--context", context, "--out", folder / "nodes.png"]
     command += ["--checkpoint", folder / "last.ckpt", *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -42,7 +42,7 @@ RECORD = {
         "seed": 0,
         "data": {"root": "here"},
         "model": {},
-        "network": {"backbone": "small", "context": "dgmn"},
+        "network": {"backbone": "small_trunk", "context": "dgmn"},
         "trainer": {"max_steps": 4},
     },
     "classes": {

@@ -15,7 +15,7 @@ SETTINGS = settings.get_profile("fuzz")
 
 WORDS = st.sampled_from(
     ["-1", "0", "1e400", "nan", "null", "true", "[", "[[1, 2]]", "{a: 1}", "{class_path: 3}",
-     "{class_path: dyngraph.nn.DGMNBlock}", "dyngraph.nn.nothing", "small", "é\n", "-", "--",
+     "{class_path: dyngraph.nn.DGMNBlock}", "dyngraph.nn.nothing", "small_trunk", "é\n", "-", "--",
      "&a *a", "!!python/name:os.abort", ": :", "0x10", "1_000", "2020-01-01", "resnet18", "dgmn"]
 )  # fmt: skip
 VALUES = st.recursive(
@@ -67,7 +67,7 @@ def tasks_and_values(draw):
 
 def required(task):
     return [
-        "predict", f"--task={task}", "--network.backbone=small", "--trainer.max_steps=1",
+        "predict", f"--task={task}", "--network.backbone=resnet18", "--trainer.max_steps=1",
         "--images=here", "--out=there",
     ]  # fmt: skip
 

@@ -179,12 +179,25 @@ def test_a_block_and_a_backbone_of_ones_own():
     assert again.backbone is trunk
 
 
+def test_resnet10_is_resnet18_with_one_block_per_stage():
+    def shapes(name):
+        weights = mask_rcnn(name, **SMALL).backbone.body.state_dict()
+        return {key: value.shape for key, value in weights.items()}
+
+    second = tuple(f"layer{stage}.1." for stage in range(1, 5))
+    expected = {key: size for key, size in shapes("resnet18").items() if not key.startswith(second)}
+    assert shapes("resnet10") == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"backbone": "vgg16"}, "backbone: expected one of .*, got 'vgg16'"),
         ({"backbone": "dgmn2_tiny", "freeze": True}, "freeze: expected one of .*'dgmn2_tiny'"),
-        ({"backbone": "small", "weights_backbone": "DEFAULT"}, "weights_backbone: the small"),
+        (
+            {"backbone": "resnet10", "weights_backbone": "DEFAULT"},
+            "weights_backbone: expected None with 'resnet10', got 'DEFAULT'",
+        ),
         ({"context": "gat"}, "context: expected one of .*, got 'gat'"),
         ({"context_at": "res2"}, "context_at: expected one of .*, got 'res2'"),
         ({"context": "deformable"}, r"context_at: expected one of \('c5', 'c4_c5'\)"),
@@ -213,9 +226,9 @@ def test_wrong_arguments(arguments, message):
 )
 def test_numbers_that_make_no_detector(name, value):
     with pytest.raises(ValueError, match=rf"^{name}: expected at least 1, got (0|-1)$"):
-        mask_rcnn("small", **{name: value})
+        mask_rcnn("resnet10", **{name: value})
 
 
 def test_the_longer_side_is_not_shorter():
     with pytest.raises(ValueError, match=r"^max_size: expected at least 64, got 63$"):
-        mask_rcnn("small", min_size=64, max_size=63)
+        mask_rcnn("resnet10", min_size=64, max_size=63)

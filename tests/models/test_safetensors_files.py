@@ -19,7 +19,7 @@ def test_round_trip(tmp_path):
 
 def test_any_model(tmp_path):
     path = tmp_path / "weights.safetensors"
-    model, other = (segmenter("small", "repgraph", head_channels=8) for _ in range(2))
+    model, other = (segmenter("small_trunk", "repgraph", head_channels=8) for _ in range(2))
     save_safetensors(model, path)
     load_safetensors(other, str(path))
     image = torch.randn(1, 3, 16, 16)

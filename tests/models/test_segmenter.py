@@ -69,7 +69,7 @@ def test_the_contexts():
 
 @pytest.mark.parametrize("context", BLOCKS)
 def test_scores_have_the_size_of_the_image(context):
-    model = segmenter("small", context, num_classes=5, head_channels=32)
+    model = segmenter("small_trunk", context, num_classes=5, head_channels=32)
     assert isinstance(model.backbone, SmallTrunk)
     assert isinstance(model.classifier[1], BLOCKS[context])
     scores = model(torch.randn(2, 3, 37, 51))
@@ -138,7 +138,7 @@ def test_backbones_with_one_map():
     with pytest.raises(ValueError, match=r"^aux_loss: expected a backbone with two feature maps"):
         segmenter(Pyramid("tensor"), aux_loss=True)
     with pytest.raises(ValueError, match=r"^aux_loss: "):
-        segmenter("small", aux_loss=True)
+        segmenter("small_trunk", aux_loss=True)
 
 
 def test_any_function_can_make_the_context():
@@ -216,16 +216,16 @@ def test_export(context):
 
 
 def test_errors_name_the_argument():
-    with pytest.raises(ValueError, match=r"^backbone: expected one of .*'small'.* got 'vgg'"):
+    with pytest.raises(ValueError, match=r"^backbone: expected one of .*'small_trunk'.* got 'vgg'"):
         segmenter("vgg")
     with pytest.raises(ValueError, match=r"^context: expected None or one of .* got 'gcn'"):
-        segmenter("small", "gcn")
-    for backbone in ("small", SmallTrunk(4)):
+        segmenter("small_trunk", "gcn")
+    for backbone in ("small_trunk", SmallTrunk(4)):
         with pytest.raises(
             ValueError, match=r"^weights_backbone: only ResNets and DGMN2 .* got 'DEFAULT'"
         ):
             segmenter(backbone, weights_backbone="DEFAULT")
-    for backbone in ("small", "dgmn2_tiny"):
+    for backbone in ("small_trunk", "dgmn2_tiny"):
         for channels in (0, -1):
             message = rf"^head_channels: expected at least 1, got {channels}$"
             with pytest.raises(ValueError, match=message):
@@ -243,7 +243,7 @@ def test_segmenters_by_hand():
 def test_synchronised_batch_normalisation(context):
     """One process gets what plain batch normalisation gives; only GPUs can have several."""
     torch.manual_seed(0)
-    model = segmenter("small", context, head_channels=8)
+    model = segmenter("small_trunk", context, head_channels=8)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) == sum(isinstance(m, nn.SyncBatchNorm) for m in converted.modules())

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 def run(folder, context="bottleneck_repgraph", max_steps=2, callbacks=None):
     torch.manual_seed(0)
     generate_scenes(folder / "data", num_train=2, num_val=1, progress=False)
-    task = SegmentationTask(segmenter("small", context, head_channels=8), lr=0.1)
+    task = SegmentationTask(segmenter("small_trunk", context, head_channels=8), lr=0.1)
     data = SegmentationDataModule(folder / "data", crop_size=(32, 48), batch_size=2, num_workers=0)
     data.setup("fit")
     fit(

@@ -12,7 +12,7 @@ from dyngraph.viz import capture_input, draw_affinities, nonlocal_affinities
 
 
 def make_model():
-    return segmenter("small", "nonlocal", head_channels=8)
+    return segmenter("small_trunk", "nonlocal", head_channels=8)
 
 
 def test_the_affinities_of_a_model_are_those_of_its_layer():

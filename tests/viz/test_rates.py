@@ -21,7 +21,7 @@ PIXEL, NODE = (17, 22), 4 * 12 + 5
 
 
 def make_model(**options):
-    return segmenter("small", lambda c: DGMNBlock(c, RATES, **options), head_channels=8)
+    return segmenter("small_trunk", lambda c: DGMNBlock(c, RATES, **options), head_channels=8)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_points_lie_at_the_samples_and_their_area_is_the_weight(model, image):
 
 def test_a_family_for_filters_and_one_for_affinities_and_a_shade_for_each_rate(image):
     rates = (1, 2, 3, 6, 12)
-    model = segmenter("small", lambda channels: DGMNBlock(channels, rates), head_channels=8)
+    model = segmenter("small_trunk", lambda channels: DGMNBlock(channels, rates), head_channels=8)
     figure = draw_rates(image, dynamic_nodes(model, image[None].float()), rates, PIXEL)
     for axes, low, high in zip(figure.axes, (40, 200), (60, 225), strict=True):
         *points, _ = axes.collections
@@ -133,7 +133,7 @@ def test_filters_of_zero(image):
 
 def test_texts_and_images_do_not_cover_each_other(tmp_path, image):
     rates = (1, 2, 3, 6, 12)
-    model = segmenter("small", lambda channels: DGMNBlock(channels, rates), head_channels=8)
+    model = segmenter("small_trunk", lambda channels: DGMNBlock(channels, rates), head_channels=8)
     figure = draw_rates(image, dynamic_nodes(model, image[None].float()), rates, PIXEL)
     figure.savefig(tmp_path / "rates.png")
     boxes = [axes.get_window_extent() for axes in figure.axes]

@@ -60,7 +60,7 @@ class Scores(torch.nn.Module):
 @pytest.mark.parametrize("context", ["bottleneck_repgraph", "dgmn"])
 def test_segmenter(context, tmp_path):
     torch.manual_seed(0)
-    model = Scores(segmenter("small", context, head_channels=16)).eval()
+    model = Scores(segmenter("small_trunk", context, head_channels=16)).eval()
     image = torch.randn(1, 3, 64, 64)
     run = run_onnx(model, image, tmp_path / "segmenter.onnx")
     with torch.no_grad():
