@@ -1,4 +1,4 @@
-"""Data sets for segmentation and detection, their transforms and the order of their samples.
+"""Data sets for segmentation and detection, their transforms and sampling, and generated sets.
 
 Needs torchvision: ``pip install 'dyngraph[train]'``.
 """
@@ -9,35 +9,39 @@ except ImportError as error:
     raise ImportError("dyngraph.data needs torchvision: pip install 'dyngraph[train]'") from error
 
 from dyngraph.data.ade20k import ADE20KSegmentation
-from dyngraph.data.cityscapes import CityscapesSegmentation
-from dyngraph.data.coco import CocoClasses, CocoDetection
-from dyngraph.data.coco_scenes import FAR_CLASSES, NEAR_CLASSES, generate_coco
-from dyngraph.data.datasets import DATASETS, GENERATORS
-from dyngraph.data.detection_transforms import (
-    detection_eval_transform,
-    detection_train_transform,
-)
-from dyngraph.data.folder import FolderSegmentation
-from dyngraph.data.labels import (
+from dyngraph.data.cityscapes import (
     CLASS_NAMES,
     ID_TO_TRAIN_ID,
-    IGNORE,
     PALETTE,
     TRAIN_ID_TO_ID,
+    CityscapesSegmentation,
     decode_labels,
     encode_labels,
 )
-from dyngraph.data.loader import ResumableLoader
-from dyngraph.data.pascal_context import PascalContextSegmentation
-from dyngraph.data.sampler import SeededSampler
-from dyngraph.data.scenes import OBJECT_CLASSES, generate_scenes
-from dyngraph.data.segmentation_dataset import SegmentationDataset
-from dyngraph.data.shape_scenes import (
+from dyngraph.data.coco import CocoClasses, CocoDetection
+from dyngraph.data.datasets import DATASETS, GENERATORS
+from dyngraph.data.folder import FolderSegmentation
+from dyngraph.data.generated import (
+    FAR_CLASSES,
+    NEAR_CLASSES,
+    OBJECT_CLASSES,
     generate_ade20k,
+    generate_coco,
     generate_folder,
     generate_pascal_context,
+    generate_scenes,
 )
-from dyngraph.data.transforms import denormalize, eval_transform, train_transform
+from dyngraph.data.labels import IGNORE
+from dyngraph.data.pascal_context import PascalContextSegmentation
+from dyngraph.data.sampling import ResumableLoader, SeededSampler
+from dyngraph.data.segmentation_dataset import SegmentationDataset
+from dyngraph.data.transforms import (
+    denormalize,
+    detection_eval_transform,
+    detection_train_transform,
+    eval_transform,
+    train_transform,
+)
 
 __all__ = [
     "CLASS_NAMES",

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dyngraph.data.one_based_labels import encode_one_based
+from dyngraph.data.labels import encode_one_based, voc_palette
 from dyngraph.data.segmentation_dataset import SegmentationDataset
-from dyngraph.data.voc_palette import voc_palette
 
 _FOLDERS = {"train": "training", "val": "validation"}
 

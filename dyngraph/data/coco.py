@@ -16,8 +16,8 @@ from dyngraph.data.coco_json import read_instances
 from dyngraph.data.coco_masks import decode_mask
 from dyngraph.data.files import MAX_PIXELS
 from dyngraph.data.image_dataset import ImageDataset
+from dyngraph.data.labels import voc_palette
 from dyngraph.data.segmentation_dataset import Transform
-from dyngraph.data.voc_palette import voc_palette
 
 Target = dict[str, Any]
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dyngraph.data.ade20k import ADE20KSegmentation
 from dyngraph.data.cityscapes import CityscapesSegmentation
 from dyngraph.data.folder import FolderSegmentation
-from dyngraph.data.pascal_context import PascalContextSegmentation
-from dyngraph.data.scenes import generate_scenes
-from dyngraph.data.segmentation_dataset import SegmentationDataset
-from dyngraph.data.shape_scenes import (
+from dyngraph.data.generated import (
     generate_ade20k,
     generate_folder,
     generate_pascal_context,
+    generate_scenes,
 )
+from dyngraph.data.pascal_context import PascalContextSegmentation
+from dyngraph.data.segmentation_dataset import SegmentationDataset
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "ade20k": ADE20KSegmentation,

@@ -1,4 +1,4 @@
-"""Images as files, and files that are whole as soon as they are there."""
+"""Images and lists of names as files, and files that are whole as soon as they are there."""
 
 from __future__ import annotations
 
@@ -145,6 +145,34 @@ def _reading(path: Path, formats: tuple[str, ...]) -> Iterator[None]:
     except Exception as error:
         expected = " or ".join(formats)
         raise OSError(f"{path}: expected a readable {expected} image, got {error!r}") from error
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    r"""The names in a UTF-8 text file, without the space around them.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If it isn't UTF-8, has no name, has a line without a name before its last name,
+            or has a name twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"root: expected the file {path}, which is missing")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected UTF-8 text, got {error}") from error
+    names: list[str] = []
+    seen: set[str] = set()
+    for number, line in enumerate(text.rstrip().splitlines(), start=1):
+        name = line.strip()
+        if not name or name in seen:
+            found = f"{name!r} again" if name else "an empty line"
+            raise ValueError(f"{path}, line {number}: expected a new name, got {found}")
+        names.append(name)
+        seen.add(name)
+    if not names:
+        raise ValueError(f"{path}: expected a name a line, got none")
+    return tuple(names)
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dyngraph.data.files import MAX_PIXELS
-from dyngraph.data.labels import IGNORE
-from dyngraph.data.name_list import read_names
+from dyngraph.data.files import MAX_PIXELS, read_names
+from dyngraph.data.labels import IGNORE, voc_palette
 from dyngraph.data.segmentation_dataset import SegmentationDataset, Transform
-from dyngraph.data.voc_palette import voc_palette
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

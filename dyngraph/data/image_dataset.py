@@ -1,11 +1,39 @@
-"""Data sets of image files that can be checked before they are needed."""
+"""What data sets share: augmentation by a seed, and checks before an item is needed."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from dyngraph.data.seeded_dataset import Item, SeededDataset
+import torch
+from torch.utils.data import ConcatDataset, Dataset
+
+Item = TypeVar("Item", covariant=True)
+
+
+class SeededDataset(Dataset[Item], ABC):
+    r"""Takes pairs ``(index, seed)`` besides an index.
+
+    With a seed, the item's random augmentation is a function of the seed alone, and torch's global
+    random state stays as it was.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def load(self, index: int) -> Item:
+        r"""An item, augmented by torch's global random state."""
+
+    def __getitem__(self, index: int | tuple[int, int]) -> Item:
+        if isinstance(index, tuple):
+            index, seed = index
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return self.load(index)
+        return self.load(index)
 
 
 class ImageDataset(SeededDataset[Item]):
@@ -34,3 +62,20 @@ class ImageDataset(SeededDataset[Item]):
             OSError: If a file cannot be read as an image.
             ValueError: If a value is no class, or a segmentation is broken.
         """
+
+
+class JoinedDataset(SeededDataset[Item]):
+    r"""The items of several data sets: those of the first, then those of the next.
+
+    Args:
+        parts: The data sets.
+    """
+
+    def __init__(self, parts: Sequence[SeededDataset[Item]]) -> None:
+        self.parts: ConcatDataset[Item] = ConcatDataset(parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def load(self, index: int) -> Item:
+        return self.parts[index]

@@ -1,81 +1,49 @@
-"""The labels of Cityscapes: the 34 ids its files hold and the 19 train ids networks predict.
-
-The table itself is that of :class:`torchvision.datasets.Cityscapes`.
-"""
+"""The values of label files and their colours, as far as several data sets share them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.datasets import Cityscapes
 
 IGNORE = 255
-"""The train id of pixels that neither train nor evaluate."""
-
-# The license plate has the id -1, which no file can hold.
-_CLASSES = sorted((c for c in Cityscapes.classes if c.id >= 0), key=lambda c: c.id)
-_TRAIN_CLASSES = sorted((c for c in _CLASSES if c.train_id != IGNORE), key=lambda c: c.train_id)
-
-CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in _TRAIN_CLASSES)
-"""The names of the 19 train ids."""
-
-PALETTE = torch.tensor([c.color for c in _TRAIN_CLASSES], dtype=torch.uint8)
-"""The RGB colours of the 19 train ids, ``[19, 3]``, uint8."""
-
-ID_TO_TRAIN_ID = torch.full((256,), IGNORE, dtype=torch.uint8)
-"""The train id of each id, ``[256]``, uint8; 255 where the id is ignored or doesn't exist."""
-for _class in _CLASSES:
-    ID_TO_TRAIN_ID[_class.id] = _class.train_id
-
-TRAIN_ID_TO_ID = torch.zeros(256, dtype=torch.uint8)
-"""The id of each train id, ``[256]``, uint8; 0, unlabeled, for 255 and where there is none."""
-for _class in _TRAIN_CLASSES:
-    TRAIN_ID_TO_ID[_class.train_id] = _class.id
-
-_IS_ID = torch.zeros(256, dtype=torch.bool)
-_IS_ID[[c.id for c in _CLASSES]] = True
-
-_IS_TRAIN_ID = torch.zeros(256, dtype=torch.bool)
-_IS_TRAIN_ID[[c.train_id for c in _CLASSES]] = True
+"""The class of pixels that neither train nor evaluate."""
 
 
-def encode_labels(ids: Tensor) -> Tensor:
-    r"""The train ids of Cityscapes ids.
+def encode_one_based(values: Tensor, num_classes: int) -> Tensor:
+    r"""The classes of values that count from 1.
 
     Args:
-        ids: Ids of any shape and integer dtype, as the ``*_labelIds.png`` files hold them.
+        values: Values ``0..num_classes`` of any shape, uint8.
+        num_classes: The number of classes.
 
     Returns:
-        Train ids 0..18 or 255, of the shape of ``ids``, uint8.
+        Classes ``0..num_classes - 1``, or 255 for 0, of the shape of ``values``, uint8.
 
     Raises:
-        TypeError: If ``ids`` are not integers.
-        ValueError: If one of them is not in the table.
+        ValueError: If a value is above ``num_classes``.
     """
-    return _look_up(ids, ID_TO_TRAIN_ID, _IS_ID, "ids", "Cityscapes ids 0..33")
+    unknown = values > num_classes
+    if unknown.any():
+        raise ValueError(f"values: expected 0..{num_classes}, got {int(values[unknown][0])}")
+    # In uint8, 0 - 1 is 255.
+    return values - 1
 
 
-def decode_labels(train_ids: Tensor) -> Tensor:
-    r"""The Cityscapes ids of train ids: the format in which ``cityscapesscripts`` judges.
+def voc_palette(num_classes: int) -> Tensor:
+    r"""The colours of the values ``1..num_classes`` in the colour map of PASCAL VOC.
+
+    The bits of a value, from the lowest on, are dealt to red, green and blue in turn and fill these
+    from the highest bit on. Value 0, the background, is black and no class.
 
     Args:
-        train_ids: Train ids 0..18 or 255, of any shape and integer dtype.
+        num_classes: The number of classes, 0..255.
 
     Returns:
-        Ids of the shape of ``train_ids``, uint8; 0, unlabeled, for 255.
-
-    Raises:
-        TypeError: If ``train_ids`` are not integers.
-        ValueError: If one of them is neither 0..18 nor 255.
+        RGB colours ``[num_classes, 3]``, uint8, no two equal.
     """
-    return _look_up(train_ids, TRAIN_ID_TO_ID, _IS_TRAIN_ID, "train_ids", "train ids 0..18 or 255")
-
-
-def _look_up(keys: Tensor, table: Tensor, is_known: Tensor, name: str, expected: str) -> Tensor:
-    if keys.dtype.is_floating_point or keys.dtype.is_complex or keys.dtype == torch.bool:
-        raise TypeError(f"{name}: expected integers, got {keys.dtype}")
-    index = keys.long()
-    is_known = is_known.to(index.device)[index.clamp(0, 255)] & (index >= 0) & (index <= 255)
-    if not is_known.all():
-        raise ValueError(f"{name}: expected {expected}, got {int(index[~is_known][0])}")
-    return table.to(index.device)[index]
+    values = torch.arange(1, num_classes + 1)
+    colours = torch.zeros(num_classes, 3, dtype=torch.uint8)
+    for bit in range(8):
+        channel, place = bit % 3, 7 - bit // 3
+        colours[:, channel] |= ((values >> bit & 1) << place).to(torch.uint8)
+    return colours

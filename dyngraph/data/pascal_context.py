@@ -7,10 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dyngraph.data.name_list import read_names
-from dyngraph.data.one_based_labels import encode_one_based
+from dyngraph.data.files import read_names
+from dyngraph.data.labels import encode_one_based, voc_palette
 from dyngraph.data.segmentation_dataset import SegmentationDataset
-from dyngraph.data.voc_palette import voc_palette
 
 _CLASS_NAMES = """
 aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle,

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dyngraph.data.cityscapes import CLASS_NAMES, TRAIN_ID_TO_ID, decode_labels
 from dyngraph.data.files import write_png
-from dyngraph.data.labels import CLASS_NAMES, TRAIN_ID_TO_ID, decode_labels
 
 
 def prediction_path(folder: str | Path, image_path: str | Path) -> Path:

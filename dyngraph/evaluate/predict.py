@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dyngraph.data.cityscapes import PALETTE
 from dyngraph.data.files import MAX_PIXELS, read_rgb, write_png
-from dyngraph.data.labels import IGNORE, PALETTE
+from dyngraph.data.labels import IGNORE
 from dyngraph.data.transforms import eval_transform
 from dyngraph.evaluate.cityscapes import prediction_path, write_prediction
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images

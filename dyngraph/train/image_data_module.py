@@ -17,8 +17,7 @@ from tqdm import tqdm
 from dyngraph.checks import check_at_least
 from dyngraph.data import ResumableLoader, SeededSampler
 from dyngraph.data.files import MAX_PIXELS
-from dyngraph.data.image_dataset import ImageDataset
-from dyngraph.data.joined_dataset import JoinedDataset
+from dyngraph.data.image_dataset import ImageDataset, JoinedDataset
 
 GENERATED = Path("runs/generated")
 

@@ -6,7 +6,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dyngraph.data.labels import IGNORE, PALETTE
+from dyngraph.data.cityscapes import PALETTE
+from dyngraph.data.labels import IGNORE
 from dyngraph.viz.panels import draw_panels
 
 

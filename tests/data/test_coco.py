@@ -20,7 +20,7 @@ from dyngraph.data import (
     detection_train_transform,
     generate_coco,
 )
-from dyngraph.data.voc_palette import voc_palette
+from dyngraph.data.labels import voc_palette
 
 pytest.importorskip("pycocotools")
 

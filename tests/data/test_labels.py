@@ -1,67 +1,61 @@
 import pytest
 import torch
-from cityscapesscripts.helpers import labels as official
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dyngraph.data import (
-    CLASS_NAMES,
-    ID_TO_TRAIN_ID,
-    IGNORE,
-    PALETTE,
-    TRAIN_ID_TO_ID,
-    decode_labels,
-    encode_labels,
-)
+from dyngraph.data.labels import encode_one_based, voc_palette
 
-OFFICIAL = [label for label in official.labels if label.id >= 0]
-
-
-def test_tables_are_those_of_the_official_judge():
-    assert len(OFFICIAL) == 34
-    for label in OFFICIAL:
-        assert ID_TO_TRAIN_ID[label.id] == label.trainId
-        if label.trainId != IGNORE:
-            assert TRAIN_ID_TO_ID[label.trainId] == label.id
-            assert CLASS_NAMES[label.trainId] == label.name
-            assert tuple(PALETTE[label.trainId].tolist()) == label.color
-    assert len(CLASS_NAMES) == len(PALETTE) == 19
-    assert (ID_TO_TRAIN_ID[34:] == IGNORE).all()
-    assert ID_TO_TRAIN_ID.dtype == TRAIN_ID_TO_ID.dtype == PALETTE.dtype == torch.uint8
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_encode_labels(dtype):
-    ids = torch.tensor([[7, 0, 33], [26, 29, 11]], dtype=dtype)
-    train_ids = encode_labels(ids)
-    assert train_ids.dtype == torch.uint8
-    assert train_ids.tolist() == [[0, 255, 18], [13, 255, 2]]
+# aeroplane .. tvmonitor, as the development kit of VOC 2012 paints them.
+PUBLISHED = [
+    [128, 0, 0],
+    [0, 128, 0],
+    [128, 128, 0],
+    [0, 0, 128],
+    [128, 0, 128],
+    [0, 128, 128],
+    [128, 128, 128],
+    [64, 0, 0],
+    [192, 0, 0],
+    [64, 128, 0],
+    [192, 128, 0],
+    [64, 0, 128],
+    [192, 0, 128],
+    [64, 128, 128],
+    [192, 128, 128],
+    [0, 64, 0],
+    [128, 64, 0],
+    [0, 192, 0],
+    [128, 192, 0],
+    [0, 64, 128],
+]
 
 
-def test_decode_labels_is_the_inverse_and_turns_ignored_into_unlabeled():
-    train_ids = torch.tensor([*range(19), 255])
-    ids = decode_labels(train_ids)
-    assert ids.dtype == torch.uint8
-    assert encode_labels(ids).tolist() == train_ids.tolist()
-    assert ids[-1] == 0
+@given(num_classes=st.integers(1, 254), data=st.data())
+def test_each_value_is_its_class_plus_one_and_zero_is_ignored(num_classes, data):
+    values = data.draw(st.lists(st.integers(0, num_classes)))
+    classes = encode_one_based(torch.tensor(values, dtype=torch.uint8), num_classes)
+    assert classes.dtype == torch.uint8
+    assert classes.tolist() == [255 if value == 0 else value - 1 for value in values]
 
 
-def test_no_labels():
-    assert encode_labels(torch.empty(0, 3, dtype=torch.uint8)).shape == (0, 3)
+@given(num_classes=st.integers(1, 254), data=st.data())
+def test_a_higher_value_is_named(num_classes, data):
+    unknown = data.draw(st.integers(num_classes + 1, 255))
+    values = torch.tensor([[0, num_classes], [unknown, 1]], dtype=torch.uint8)
+    expected = rf"^values: expected 0\.\.{num_classes}, got {unknown}$"
+    with pytest.raises(ValueError, match=expected):
+        encode_one_based(values, num_classes)
 
 
-@pytest.mark.parametrize("unknown", [-1, 34, 255, 256, 10**12])
-def test_encode_labels_names_an_unknown_id(unknown):
-    with pytest.raises(ValueError, match=rf"ids: expected Cityscapes ids .* got {unknown}$"):
-        encode_labels(torch.tensor([7, unknown, 8]))
+def test_the_colours_are_the_published_ones():
+    assert voc_palette(20).tolist() == PUBLISHED
+    # The void of VOC's borders.
+    assert voc_palette(255)[-1].tolist() == [224, 224, 192]
 
 
-@pytest.mark.parametrize("unknown", [-1, 19, 254, 256])
-def test_decode_labels_names_an_unknown_train_id(unknown):
-    with pytest.raises(ValueError, match=rf"train_ids: .* got {unknown}$"):
-        decode_labels(torch.tensor([0, unknown]))
-
-
-@pytest.mark.parametrize("function", [encode_labels, decode_labels])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
-def test_labels_must_be_integers(function, dtype):
-    with pytest.raises(TypeError, match="expected integers"):
-        function(torch.ones(2, dtype=dtype))
+@pytest.mark.parametrize("num_classes", [0, 1, 59, 150, 255])
+def test_no_two_classes_have_one_colour(num_classes):
+    palette = voc_palette(num_classes)
+    assert palette.dtype == torch.uint8
+    assert palette.shape == (num_classes, 3)
+    assert len({tuple(colour) for colour in palette.tolist()} | {(0, 0, 0)}) == num_classes + 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dyngraph.data.voc_palette import voc_palette
+from dyngraph.data.labels import voc_palette
 from dyngraph.evaluate.detect import detect_folder
 from dyngraph.models import mask_rcnn
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dyngraph.data.labels import CLASS_NAMES, encode_labels
+from dyngraph.data.cityscapes import CLASS_NAMES, encode_labels
 from dyngraph.evaluate import class_iou, mean_iou
 from dyngraph.evaluate.cityscapes import judge_predictions, prediction_path, write_prediction
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from dyngraph.data import eval_transform
-from dyngraph.data.labels import PALETTE, decode_labels
+from dyngraph.data.cityscapes import PALETTE, decode_labels
 from dyngraph.evaluate import Inference
 from dyngraph.evaluate.predict import predict_folder
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dyngraph.data.labels import PALETTE
+from dyngraph.data.cityscapes import PALETTE
 from dyngraph.viz import draw_segmentation
 
 

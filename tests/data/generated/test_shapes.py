@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dyngraph.data import DATASETS, GENERATORS
-from dyngraph.data.shape_scenes import FOLDER_CLASSES, draw_shapes
+from dyngraph.data.generated.shapes import FOLDER_CLASSES, draw_shapes
 
 KINDS = ["ade20k", "folder", "pascal_context"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from dyngraph.data.coco_masks import decode_mask, encode_masks
-from dyngraph.data.scene_writer import write_scenes
-from dyngraph.data.seed import derive_seed
+from dyngraph.data.generated.scene_writer import write_scenes
+from dyngraph.data.sampling import derive_seed
 
 NEAR_CLASSES: tuple[str, ...] = ("disc", "square")
 """The classes of :func:`generate_coco` that are told by their own shape."""

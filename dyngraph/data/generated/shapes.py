@@ -12,11 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from dyngraph.data.ade20k import ADE20KSegmentation
-from dyngraph.data.labels import IGNORE
+from dyngraph.data.generated.scene_writer import write_scenes
+from dyngraph.data.labels import IGNORE, voc_palette
 from dyngraph.data.pascal_context import PascalContextSegmentation
-from dyngraph.data.scene_writer import write_scenes
-from dyngraph.data.seed import derive_seed
-from dyngraph.data.voc_palette import voc_palette
+from dyngraph.data.sampling import derive_seed
 
 FOLDER_CLASSES: tuple[str, ...] = ("maroon", "green", "olive", "navy", "purple", "teal")
 """The classes of :func:`generate_folder`, the names of PASCAL VOC's first colours."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dyngraph.data import scene_writer
-from dyngraph.data.scene_writer import write_scenes
+from dyngraph.data.generated import scene_writer
+from dyngraph.data.generated.scene_writer import write_scenes
 
 
 def paths(split, number):

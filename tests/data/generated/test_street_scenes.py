@@ -15,10 +15,9 @@ from dyngraph.data import (
     CityscapesSegmentation,
     encode_labels,
     generate_scenes,
-    scene_writer,
-    scenes,
 )
-from dyngraph.data.scenes import draw_scene
+from dyngraph.data.generated import scene_writer, street_scenes
+from dyngraph.data.generated.street_scenes import draw_scene
 
 SIZE = (64, 128)
 STRIP = 12
@@ -40,7 +39,7 @@ def generate(root, **kwargs):
 
 def draw(seed, size=SIZE, texture=0, drawn_texture=0):
     textures = np.array([texture]), np.array([drawn_texture])
-    return scenes._draw(np.random.default_rng(seed), size, *textures)
+    return street_scenes._draw(np.random.default_rng(seed), size, *textures)
 
 
 def drawn_texture(image, rows=STRIP):
@@ -132,7 +131,7 @@ def test_a_scene_depends_on_seed_split_and_number_only(tmp_path):
 def test_a_finished_set_is_left_alone(tmp_path, monkeypatch):
     generate(tmp_path)
     before = files(tmp_path)
-    monkeypatch.setattr(scenes, "draw_scene", None)
+    monkeypatch.setattr(street_scenes, "draw_scene", None)
     monkeypatch.setattr(scene_writer, "_write", None)
     generate(tmp_path)
     assert files(tmp_path) == before
@@ -149,7 +148,7 @@ def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return draw_scene(seed, split, number, size, cue, panels)
 
-    monkeypatch.setattr(scenes, "draw_scene", draw_some)
+    monkeypatch.setattr(street_scenes, "draw_scene", draw_some)
     with pytest.raises(KeyboardInterrupt):
         generate(root)
     assert not json.loads((root / "scenes.json").read_text())["finished"]

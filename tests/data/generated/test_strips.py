@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.ops import roi_align
 
 from dyngraph.data import FAR_CLASSES, NEAR_CLASSES, CocoDetection, generate_coco
-from dyngraph.data.coco_scenes import draw_strip, plan_strip
+from dyngraph.data.generated.strips import draw_strip, plan_strip
 from dyngraph.models import mask_rcnn
 
 pytest.importorskip("pycocotools")

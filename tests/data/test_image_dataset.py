@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dyngraph.data import DATASETS, train_transform
-from dyngraph.data.joined_dataset import JoinedDataset
+from dyngraph.data.image_dataset import JoinedDataset
 
 
 @pytest.fixture

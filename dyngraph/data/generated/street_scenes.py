@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
-from dyngraph.data.labels import TRAIN_ID_TO_ID
-from dyngraph.data.scene_writer import write_scenes
-from dyngraph.data.seed import derive_seed
+from dyngraph.data.cityscapes import TRAIN_ID_TO_ID
+from dyngraph.data.generated.scene_writer import write_scenes
+from dyngraph.data.sampling import derive_seed
 
 OBJECT_CLASSES: tuple[int, ...] = (13, 14, 15, 16)
 """The train ids of the objects on the road: car, truck, bus and train.
