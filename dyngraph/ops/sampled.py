@@ -351,12 +351,14 @@ def _prepare(
 ) -> tuple[str, Corners, list[Tensor]]:
     """The backend, and corners and features in the dtype that it computes in."""
     name, computed = _cast(backend, near, _SUMS, **features)
+    num_nodes, own, num_samples, num_axes = near.pos_of_groups.shape
+    shape = [num_nodes, own, 2**num_axes, num_samples]
     if corners is None:
         corners = find_corners(near, backend=name)
-    elif corners.index.shape[:2] != near.pos_of_groups.shape[:2]:
+    elif list(corners.index.shape) != shape:
         raise ValueError(
-            f"corners: expected those of near, of {near.pos.shape[0]} nodes, "
-            f"got index {list(corners.index.shape)}"
+            f"corners: expected those of near, index [N, H, 2^P, K] = {shape}, "
+            f"got {list(corners.index.shape)}"
         )
     return name, _in_dtype(corners, computed[0].dtype), computed
 

@@ -104,6 +104,11 @@ def test_operators_share_corners(backend):
     corners = find_corners(near, backend=backend)
     got = interpolate(x, near, corners=corners, backend=backend)
     assert torch.equal(got, interpolate(x, near, backend=backend))
-    other = find_corners(Neighborhood(Grid([[2, 2]]), torch.zeros(4, 2, 2)))
-    with pytest.raises(ValueError, match=r"^corners: expected those of near, of 34 nodes"):
-        interpolate(x, near, corners=other, backend=backend)
+    for other in (
+        Neighborhood(Grid([[2, 2]]), torch.zeros(4, 2, 2)),
+        Neighborhood(GRID, near.pos[:, :1]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^corners: expected those of near, .*\[34, 1, 4, 2\]"
+        ):
+            interpolate(x, near, corners=find_corners(other), backend=backend)
