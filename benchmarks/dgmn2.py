@@ -71,7 +71,9 @@ class UnfoldedDGMN2Conv(DGMN2Conv):
             for part in (key, value)
         )
         score = self.scale * torch.einsum("bnc,bcsn->bns", query, keys)
-        position = self.pos_emb(query.flatten(0, 1), grid.repeat(heads)).view_as(score)
+        by_node = query.unflatten(0, (batch, heads)).transpose(1, 2).flatten(0, 1)
+        position = self.pos_emb(by_node, grid).view(batch, nodes, heads, -1)
+        position = position.transpose(1, 2).reshape(score.shape)
         alpha = (score + position).softmax(dim=-1)
         out = torch.einsum("bns,bcsn->bnc", alpha, values).unflatten(0, (batch, heads))
         return out.transpose(1, 2).reshape(batch * nodes, -1), None

@@ -22,8 +22,8 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 from tqdm import tqdm
 
-from dyngraph import Grid, Neighborhood
-from dyngraph.ops import sampled_attention, sampled_convolution, sampled_sum
+from dyngraph import Corners, Grid, Neighborhood
+from dyngraph.ops import find_corners, sampled_attention, sampled_convolution, sampled_sum
 from dyngraph.ops.project import project
 
 OURS = "dyngraph"
@@ -130,11 +130,13 @@ def prediction_case(
         return project(x, filters.permute(2, 0, 1).flatten(0, 1))
 
     @cache
-    def samples(pos: Tensor) -> Neighborhood:
-        return Neighborhood(Grid([size]), pos.detach())
+    def samples(pos: Tensor) -> tuple[Neighborhood, Corners]:
+        near = Neighborhood(Grid([size]), pos.detach())
+        return near, find_corners(near, backend=backend)
 
     def given(x: Tensor, filters: Tensor, pos: Tensor) -> Tensor:
-        return sampled_convolution(x, filters, samples(pos), backend=backend)
+        near, corners = samples(pos)
+        return sampled_convolution(x, filters, near, corners=corners, backend=backend)
 
     filters = torch.randn(outputs, channels, 9) / (9 * channels) ** 0.5
     inputs = [torch.randn(size[0] * size[1], channels), filters, walks(size)]

@@ -8,7 +8,7 @@ with warnings.catch_warnings():
     import torch_geometric.nn  # noqa: F401
 
 from dyngraph.grid import Grid, to_feature_map, to_graph
-from dyngraph.neighborhood import Edges, Neighborhood
+from dyngraph.neighborhood import Corners, Edges, Neighborhood
 
-__all__ = ["Edges", "Grid", "Neighborhood", "to_feature_map", "to_graph"]
+__all__ = ["Corners", "Edges", "Grid", "Neighborhood", "to_feature_map", "to_graph"]
 __version__ = "0.1.0"

@@ -215,13 +215,6 @@ class Grid:
         )
         return Grid._from_runs(runs, self.num_axes, self.device)
 
-    def repeat(self, times: int) -> Grid:
-        r"""The layout of all maps, followed by all maps again, ``times`` times in all."""
-        if len(self.runs) == 1:
-            ((count, shape),) = self.runs
-            return Grid._from_runs(((count * times, shape),), self.num_axes, self.device)
-        return Grid._from_runs(self.runs * times, self.num_axes, self.device)
-
     def split(self, num_nodes: int) -> list[Grid]:
         r"""Parts of consecutive maps: of at most ``num_nodes`` nodes, or of a single map, each."""
         parts: list[list[Shape]] = []

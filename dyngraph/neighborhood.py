@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from dyngraph import multilinear
 from dyngraph.grid import Grid
-from dyngraph.ops.corners import Run, corners
-from dyngraph.ops.transforms import transforms_active
+from dyngraph.multilinear import Maps
 
 PADDING_MODES = ("zeros", "border")
+
+
+class Corners(NamedTuple):
+    r"""The corners of all samples.
+
+    H is 1 where all groups of channels share their samples, else the number of groups.
+    """
+
+    index: Tensor  # type: ignore[assignment]  # not the method of tuples
+    """The sender node of each corner, ``[N, H, 2^P, K]``, int32 or int64."""
+    weight: Tensor
+    """Their interpolation weights, ``[N, H, 2^P, K]``."""
 
 
 class Edges(NamedTuple):
@@ -93,22 +105,6 @@ class Neighborhood:
         self.receiver = receiver
         self.pos = pos
         self.padding_mode = padding_mode
-        self._kept: tuple[Tensor, Tensor] | None = None
-        self._is_traced = torch.compiler.is_compiling()
-
-    @property
-    def index(self) -> Tensor:
-        r"""The sender node of each corner, ``[N, 2^P, K]``, one plane per corner, int32 or int64.
-
-        Here and below, the samples of all groups, G K, stand in the place of K where each group has
-        its own.
-        """
-        return self._corners()[0]
-
-    @property
-    def weight(self) -> Tensor:
-        r"""The interpolation weight of each corner, ``[N, 2^P, K]``, one plane per corner."""
-        return self._corners()[1]
 
     @property
     def num_samples(self) -> int:
@@ -121,26 +117,30 @@ class Neighborhood:
         return self.pos.shape[1] if self.pos.dim() == 4 else None
 
     @property
-    def corner_index(self) -> Tensor:
-        r"""The sender node of each corner, ``[N, K, 2^P]``."""
-        return self.index.transpose(1, 2).long()
+    def pos_of_groups(self) -> Tensor:
+        r"""The positions, ``[N, H, K, P]``, H = G or, where groups share their samples, 1."""
+        return self.pos if self.pos.dim() == 4 else self.pos.unsqueeze(1)
 
     @property
-    def corner_weight(self) -> Tensor:
-        r"""The interpolation weight of each corner, ``[N, K, 2^P]``."""
-        return self.weight.transpose(1, 2)
-
-    @property
-    def runs(self) -> list[Run]:
+    def maps(self) -> list[Maps]:
         r"""Neighbouring maps that are equal in both grids."""
-        senders, listeners = self.grid.runs, self.receiver.runs
-        if [count for count, _ in senders] == [count for count, _ in listeners]:
+        senders, receivers = self.grid.runs, self.receiver.runs
+        if [count for count, _ in senders] == [count for count, _ in receivers]:
             return [
-                Run(count, math.prod(own), shape)
-                for (count, shape), (_, own) in zip(senders, listeners, strict=True)
+                Maps(count, math.prod(own), shape)
+                for (count, shape), (_, own) in zip(senders, receivers, strict=True)
             ]
         pairs = groupby(zip(self.grid.shapes, self.receiver.shapes, strict=True))
-        return [Run(len(list(run)), math.prod(own), shape) for (shape, own), run in pairs]
+        return [Maps(len(list(run)), math.prod(own), shape) for (shape, own), run in pairs]
+
+    def corners(self) -> Corners:
+        r"""The corners of all samples, by standard operators.
+
+        :func:`dyngraph.ops.find_corners` finds the same ones faster.
+        """
+        pos, maps = self.pos_of_groups, self.maps
+        dtype = multilinear.index_dtype(pos, maps)
+        return Corners(*multilinear.corners(pos, maps, self.padding_mode == "border", dtype))
 
     def edges(self) -> Edges:
         r"""The sampled graph, pixel to pixel, ordered by node, sample and corner.
@@ -151,13 +151,14 @@ class Neighborhood:
         Returns:
             ``N * K * 2^P`` edges; of samples outside the map some weigh 0.
         """
-        source = self.corner_index
+        # [N, H K, 2^P]
+        source, weight = (part.transpose(2, 3).flatten(1, 2) for part in self.corners())
         num_nodes, num_samples, _ = source.shape
         target = torch.arange(num_nodes, device=source.device).view(-1, 1, 1)
         sample = torch.arange(num_samples, device=source.device).view(1, -1, 1)
         return Edges(
-            torch.stack([source.flatten(), target.expand_as(source).flatten()]),
-            self.corner_weight.flatten(),
+            torch.stack([source.long().flatten(), target.expand_as(source).flatten()]),
+            weight.flatten(),
             sample.expand_as(source).flatten(),
         )
 
@@ -210,25 +211,8 @@ class Neighborhood:
         if self.num_groups is not None:
             own = torch.eye(self.num_groups, dtype=alpha.dtype, device=alpha.device)
             alpha = torch.einsum("ngk,gh->nhgk", alpha, own).flatten(2)
-        corner_weight = self.corner_weight.unsqueeze(3)
-        return (alpha.transpose(1, 2).unsqueeze(2) * corner_weight).flatten(0, 2)
-
-    def by_group(self) -> Neighborhood:
-        r"""Samples of G groups as those of G times as many maps, one group after the other.
-
-        For features that are split alike, by :func:`~dyngraph.ops.groups.split_groups`.
-
-        Raises:
-            ValueError: If the groups share their samples.
-        """
-        if self.num_groups is None:
-            raise ValueError(f"pos: expected shape [N, G, K, P], got {list(self.pos.shape)}")
-        return Neighborhood(
-            self.grid.repeat(self.num_groups),
-            self.pos.transpose(0, 1).flatten(0, 1),
-            self.padding_mode,
-            self.receiver.repeat(self.num_groups),
-        )
+        weight = self.corners().weight.transpose(2, 3).flatten(1, 2).unsqueeze(3)
+        return (alpha.transpose(1, 2).unsqueeze(2) * weight).flatten(0, 2)
 
     @staticmethod
     def cat(parts: Sequence[Neighborhood]) -> Neighborhood:
@@ -250,31 +234,6 @@ class Neighborhood:
                 )
         pos = torch.cat([part.pos for part in parts], dim=-2)
         return Neighborhood(first.grid, pos, first.padding_mode, first.receiver)
-
-    def _corners(self) -> tuple[Tensor, Tensor]:
-        """Index and weight of the corners, computed when they are first asked for."""
-        if self._kept is not None and not self._misses_gradients(self._kept[1]):
-            return self._kept
-        pos = self.pos.flatten(1, -2)
-        found = corners(pos, self.runs, self.padding_mode == "border")
-        # What a tracer computes from a neighbourhood outside its program is no value to keep, nor
-        # is what belongs to a transform.
-        if not transforms_active() and (self._is_traced or not torch.compiler.is_compiling()):
-            self._kept = found
-        return found
-
-    def _misses_gradients(self, weight: Tensor) -> bool:
-        """Whether weights were first asked for without gradients, and are now with."""
-        if not torch.is_grad_enabled():
-            return False
-        if self.pos.requires_grad and not weight.requires_grad:
-            return True
-        # Compilers cannot ask this, and do not mix inference mode with gradients.
-        return not torch.compiler.is_compiling() and weight.is_inference()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy of the weights would have no gradient to the copy of the positions.
-        return {**self.__dict__, "_kept": None}
 
     def __repr__(self) -> str:
         return f"Neighborhood({self.grid}, num_samples={self.num_samples})"

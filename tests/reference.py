@@ -59,6 +59,12 @@ def interpolation_matrix(near: Neighborhood) -> Tensor:
     return weight * same_image.unsqueeze(1)
 
 
+def corners(near: Neighborhood) -> tuple[Tensor, Tensor]:
+    """Index and weight of each corner, ``[N, K, 2^P]``, of samples that all groups share."""
+    index, weight = (part.squeeze(1).transpose(1, 2) for part in near.corners())
+    return index.long(), weight
+
+
 def interpolate(x: Tensor, near: Neighborhood) -> Tensor:
     return torch.einsum("nkm,mc->nkc", interpolation_matrix(near).to(x.dtype), x)
 

@@ -372,13 +372,3 @@ def test_round_trips_of_any_maps(maps):
     back = to_feature_map(graph)
     assert isinstance(back, torch.Tensor) == (len(set(grid.shapes)) == 1)
     assert all(torch.equal(a, b) for a, b in zip(back, maps, strict=True))
-
-
-@pytest.mark.parametrize("sizes", [[[2, 3]] * 2, [[2, 3], [4, 1], [2, 3]], [[5]]])
-def test_repeat(sizes):
-    grid = Grid(sizes)
-    assert grid.repeat(3).shapes == 3 * grid.shapes
-    assert grid.repeat(3) == Grid(3 * sizes)
-    assert torch.equal(grid.repeat(2).pos, torch.cat([grid.pos, grid.pos]))
-    if len(set(map(tuple, sizes))) == 1:
-        assert len(grid.repeat(3).runs) == 1

@@ -11,25 +11,25 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import NeighborLoader
 from torch_geometric.utils import coalesce, from_networkx, to_networkx
 
-from dyngraph import Edges, Grid, Neighborhood, neighborhood
+from dyngraph import Edges, Grid, Neighborhood
+from dyngraph.multilinear import _axis_corners
 from dyngraph.nn import RepGraphConv
 from dyngraph.ops import interpolate, sampled_attention, scatter_interpolate
-from dyngraph.ops.multilinear import _axis_corners
 
 BACKENDS = ["torch", "pyg"]
 
 
 def dense_corners(near):
     """Corner weights scattered into ``[N, K, M]``."""
-    n, k, _ = near.corner_index.shape
-    dense = torch.zeros(n, k, near.grid.num_nodes, dtype=near.weight.dtype)
-    return dense.scatter_add(2, near.corner_index, near.corner_weight)
+    index, weight = reference.corners(near)
+    dense = torch.zeros(*index.shape[:2], near.grid.num_nodes, dtype=weight.dtype)
+    return dense.scatter_add(2, index, weight)
 
 
 def test_corners_of_one_sample():
     near = Neighborhood(Grid([[3, 4]]), torch.tensor([1.25, 2.5]).expand(12, 1, 2))
-    assert near.corner_index[0, 0].tolist() == [6, 7, 10, 11]
-    assert near.corner_weight[0, 0].tolist() == [0.375, 0.375, 0.125, 0.125]
+    assert reference.corners(near)[0][0, 0].tolist() == [6, 7, 10, 11]
+    assert reference.corners(near)[1][0, 0].tolist() == [0.375, 0.375, 0.125, 0.125]
     assert repr(near) == "Neighborhood(Grid([(3, 4)]), num_samples=1)"
 
 
@@ -40,10 +40,14 @@ def test_corners_equal_the_formula(num_axes, padding_mode, dtype):
     grid = Grid(reference.MIXED_SIZES[num_axes])
     near = Neighborhood(grid, reference.random_positions(grid, 6, dtype=dtype), padding_mode)
     assert near.num_samples == 6
-    assert near.corner_index.shape == near.corner_weight.shape == (grid.num_nodes, 6, 2**num_axes)
-    assert near.weight.dtype == dtype
+    assert (
+        near.corners().index.shape
+        == near.corners().weight.shape
+        == (grid.num_nodes, 1, 2**num_axes, 6)
+    )
+    assert near.corners().weight.dtype == dtype
     torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
-    assert (near.weight == 0).any(), "no sample reaches over the border"
+    assert (near.corners().weight == 0).any(), "no sample reaches over the border"
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
@@ -53,7 +57,7 @@ def test_receivers_on_another_grid(num_axes, padding_mode):
     receiver = Grid(reference.MIXED_SIZES[num_axes])
     pos = reference.random_positions(sender, 4, receiver)
     near = Neighborhood(sender, pos, padding_mode, receiver=receiver)
-    assert near.corner_index.shape == (receiver.num_nodes, 4, 2**num_axes)
+    assert near.corners().index.shape == (receiver.num_nodes, 1, 2**num_axes, 4)
     torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
     x = torch.randn(sender.num_nodes, 3)
     torch.testing.assert_close(interpolate(x, near), reference.interpolate(x, near))
@@ -83,8 +87,8 @@ def test_edges_are_ordered_by_node_sample_and_corner(num_axes):
         for sample in range(3):
             for corner in range(2**num_axes):
                 assert edges.index[1, edge] == node
-                assert edges.index[0, edge] == near.corner_index[node, sample, corner]
-                assert edges.weight[edge] == near.corner_weight[node, sample, corner]
+                assert edges.index[0, edge] == reference.corners(near)[0][node, sample, corner]
+                assert edges.weight[edge] == reference.corners(near)[1][node, sample, corner]
                 assert edges.sample[edge] == sample
                 edge += 1
     index, weight = near.edge_index()
@@ -195,10 +199,6 @@ def test_samples_of_groups(num_axes, padding_mode):
         assert torch.equal(near.edges().index[:, mine], part.edges().index)
         assert torch.equal(near.edges().weight[mine], part.edges().weight)
         assert torch.equal(near.edges().sample[mine] % 3, part.edges().sample)
-    by_group = near.by_group()
-    assert by_group.grid == grid.repeat(2)
-    assert by_group.padding_mode == padding_mode
-    assert torch.equal(by_group.pos, torch.cat([part.pos for part in parts]))
     alpha = torch.randn(grid.num_nodes, 2, 3)
     spread = near.corner_alpha(alpha)
     for group, part in enumerate(parts):
@@ -223,8 +223,6 @@ def test_neighborhoods_side_by_side():
     ):
         with pytest.raises(ValueError, match=r"^parts: expected the grids and padding of"):
             Neighborhood.cat([first, other])
-    with pytest.raises(ValueError, match=r"^pos: expected shape \[N, G, K, P\]"):
-        first.by_group()
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_weights_inside_the_map_sum_to_one(num_axes):
     near = Neighborhood(grid, pos)
     # 1 - f and f are each rounded once along every axis.
     torch.testing.assert_close(
-        near.corner_weight.sum(dim=-1), torch.ones(pos.shape[:2]), atol=1e-6, rtol=0
+        reference.corners(near)[1].sum(dim=-1), torch.ones(pos.shape[:2]), atol=1e-6, rtol=0
     )
     _, weight = near.edge_index()
     assert (weight >= 0).all()
@@ -295,8 +293,8 @@ def test_non_finite_position_is_nan_in_its_node_alone(bad, num_axes, padding_mod
     pos[4, 1] = -50.0
     pos[4, 1, -1] = bad
     near = Neighborhood(grid, pos, padding_mode)
-    assert near.index.min() >= 0
-    assert near.index.max() < grid.num_nodes
+    assert near.corners().index.min() >= 0
+    assert near.corners().index.max() < grid.num_nodes
     x = torch.randn(grid.num_nodes, 4)
     others = torch.arange(grid.num_nodes) != 4
     for run in (
@@ -332,8 +330,8 @@ def test_far_positions_contribute_zero(num_axes, far):
         pos[:, :, axis] = far
         pos.requires_grad_()
         near = Neighborhood(grid, pos)
-        assert near.index.min() >= 0
-        assert near.index.max() < grid.num_nodes
+        assert near.corners().index.min() >= 0
+        assert near.corners().index.max() < grid.num_nodes
         out = interpolate(x, near)
         assert torch.equal(out, torch.zeros_like(out))
         out.sum().backward()
@@ -356,43 +354,7 @@ def test_positions_get_the_gradient_of_the_formula():
         torch.testing.assert_close(got, want)
 
 
-# --- corners, computed when they are first asked for ---------------------------------------------
-
-
-@pytest.fixture
-def leaf():
-    """A neighbourhood of positions that get gradients."""
-    grid = Grid(reference.MIXED_SIZES[2])
-    return Neighborhood(grid, reference.random_positions(grid, 3).requires_grad_())
-
-
-def gradient_of_positions(near):
-    near.pos.grad = None
-    near.weight.square().sum().backward()
-    return near.pos.grad
-
-
-def test_corners_are_computed_once(leaf, monkeypatch):
-    calls = []
-    corners = neighborhood.corners
-    monkeypatch.setattr(neighborhood, "corners", lambda *args: calls.append(1) or corners(*args))
-    assert leaf.num_samples == 3
-    assert not calls
-    assert leaf.index is leaf.index
-    assert leaf.weight is leaf.weight
-    with torch.no_grad():
-        assert leaf.edge_index()[1].shape == (17 * 3 * 4,)
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
-def test_first_asked_for_without_gradients(leaf, without):
-    expected = gradient_of_positions(Neighborhood(leaf.grid, leaf.pos)).clone()
-    with without():
-        weight = leaf.weight
-        assert leaf.weight is weight
-    assert not weight.requires_grad
-    assert torch.equal(gradient_of_positions(leaf), expected)
+# --- a value -------------------------------------------------------------------------------------
 
 
 def test_features_get_gradients_after_an_inference():
@@ -406,12 +368,15 @@ def test_features_get_gradients_after_an_inference():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_are_on_their_own(leaf, duplicate):
-    expected = gradient_of_positions(leaf)
-    other = duplicate(leaf)
-    assert torch.equal(gradient_of_positions(other), expected)
-    assert other.pos is not leaf.pos
-    assert torch.equal(other.index, leaf.index)
+def test_copies_are_on_their_own(duplicate):
+    grid = Grid(reference.MIXED_SIZES[2])
+    near = Neighborhood(grid, reference.random_positions(grid, 3).requires_grad_())
+    other = duplicate(near)
+    for found in (near, other):
+        found.corners().weight.square().sum().backward()
+    assert other.pos is not near.pos
+    assert torch.equal(other.pos.grad, near.pos.grad)
+    assert torch.equal(other.corners().index, near.corners().index)
 
 
 class Fixed(torch.nn.Module):
@@ -426,7 +391,7 @@ class Fixed(torch.nn.Module):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_program_keeps_no_corners_of_a_neighborhood_outside(strict):
+def test_a_program_takes_a_neighborhood_from_outside(strict):
     grid = Grid([[3, 4]])
     layer = Fixed(Neighborhood(grid, reference.random_positions(grid, 3)))
     x = torch.randn(12, 2)
@@ -497,8 +462,8 @@ def neighborhoods(draw):
 
 @given(neighborhoods())
 def test_any_neighborhood_equals_the_formula(near):
-    assert near.index.min() >= 0
-    assert near.index.max() < near.grid.num_nodes
+    assert near.corners().index.min() >= 0
+    assert near.corners().index.max() < near.grid.num_nodes
     torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
     edge_index, weight = near.edge_index()
     # An edge to a map without nodes weighs 0, and comes from anywhere.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyngraph.grid import Grid
+from dyngraph.grid import Grid, Shape
 
 
 class RelativePosition(nn.Module):
-    r"""DGMN2's scores of relative positions, ``[N, d] -> [N, K]``.
+    r"""DGMN2's scores of relative positions, ``[N, G, d] -> [N, G, K]``.
 
     .. math::
         b_{(y,x),s} = \mathbf{q}_{(y,x)} \cdot \mathbf{w}_{W-1-x+s} + t_{(x,y),s}, \qquad
@@ -48,33 +50,52 @@ class RelativePosition(nn.Module):
         nn.init.normal_(self.rel_width, std=std)
 
     def forward(self, query: Tensor, grid: Grid) -> Tensor:
-        r"""The scores of queries ``[N, d]`` on a grid with two axes, ``[N, K]``."""
-        runs = [self._scores(maps) for maps in grid.unflatten_runs(query)]
-        if not runs:
-            return query.new_zeros(0, self.num_samples)
-        return runs[0] if len(runs) == 1 else torch.cat(runs)
+        r"""The scores of queries on a grid with two axes.
 
-    def _scores(self, query: Tensor) -> Tensor:
-        """Scores ``[B H W, K]`` of queries ``[B, d, H, W]``."""
+        Args:
+            query: ``[N, G, d]``, of G heads.
+            grid: The layout of the nodes.
+
+        Returns:
+            ``[N, G, K]``.
+        """
+        lengths = [count * math.prod(shape) for count, shape in grid.runs]
+        parts = [query] if len(lengths) == 1 else query.split(lengths)
+        scores = [self._scores(part, *run) for part, run in zip(parts, grid.runs, strict=True)]
+        if not scores:
+            return query.new_zeros(*query.shape[:2], self.num_samples)
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+    def _scores(self, query: Tensor, batch: int, shape: Shape) -> Tensor:
+        """Scores ``[B H W, G, K]`` of queries ``[B H W, G, d]``."""
         # Interpolation refuses maps without nodes; they have no scores either.
         if query.numel() == 0:
-            return query.new_zeros(0, self.num_samples)
-        batch, channels, height, width = query.shape
-        # Rows of maps, as views of nodes: an exported program merges no axes of any length.
-        rows = query.movedim(1, -1).flatten(0, 2).view(batch * height, width, channels)
+            return query.new_zeros(*query.shape[:2], self.num_samples)
+        height, width = shape
         y = torch.arange(batch * height, device=query.device) % height
-        x = torch.arange(width, device=query.device)
-        along_width = rows.transpose(0, 1) @ self._tables(self.rel_width, width, x)
-        along_height = rows @ self._tables(self.rel_height, height, y)
-        transposed = along_height.unflatten(0, (batch, height)).transpose(1, 3)
-        # Not only where sizes differ: an exported program has no such choice.
-        resized = F.interpolate(transposed, (height, width), mode="bilinear").movedim(1, -1)
-        along_width = along_width.transpose(0, 1).unflatten(0, (batch, height))
-        return (along_width + resized).flatten(0, 2)
+        rel_width = self._tables(self.rel_width, width)
+        rel_height = self._tables(self.rel_height, height)[y]
+        # Head by head, as views of nodes: an exported program merges no axes of any length.
+        rows_of_heads = (q.view(batch * height, width, q.shape[1]) for q in query.unbind(1))
+        scores = [
+            self._scores_of_head(rows, rel_width, rel_height, batch) for rows in rows_of_heads
+        ]
+        return torch.stack(scores, dim=1)
 
-    def _tables(self, table: Tensor, length: int, place: Tensor) -> Tensor:
-        """The rows ``length - 1 - place + s`` of a resized table, ``[places, d, K]``."""
+    def _scores_of_head(
+        self, rows: Tensor, rel_width: Tensor, rel_height: Tensor, batch: int
+    ) -> Tensor:
+        """Scores ``[B H W, K]`` of rows of maps ``[B H, W, d]``."""
+        along_width = (rows.transpose(0, 1) @ rel_width).transpose(0, 1)
+        along_height = (rows @ rel_height).unflatten(0, (batch, -1))
+        # Not only where sizes differ: an exported program has no such choice.
+        size = along_height.shape[1:3]
+        resized = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
+        return (along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)).flatten(0, 2)
+
+    def _tables(self, table: Tensor, length: int) -> Tensor:
+        """The rows ``length - 1 - place + s`` of a resized table for each place, ``[L, d, K]``."""
         size = length + self.num_samples - 1
         table = F.interpolate(table.t().unsqueeze(0), size, mode="linear")[0].t()
-        sample = torch.arange(self.num_samples, device=table.device)
-        return table[length - 1 - place.unsqueeze(1) + sample].transpose(1, 2)
+        windows = [table.narrow(0, s, length) for s in range(self.num_samples)]
+        return torch.stack(windows, dim=2).flip(0)

@@ -1,7 +1,8 @@
 """Sampling and message passing on neighbourhoods, with interchangeable backends."""
 
-from dyngraph.ops.backend import use_backend
+from dyngraph.ops.backend import explain_backend, use_backend
 from dyngraph.ops.sampled import (
+    find_corners,
     interpolate,
     sampled_attention,
     sampled_convolution,
@@ -11,6 +12,8 @@ from dyngraph.ops.sampled import (
 )
 
 __all__ = [
+    "explain_backend",
+    "find_corners",
     "interpolate",
     "sampled_attention",
     "sampled_convolution",

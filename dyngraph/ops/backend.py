@@ -1,13 +1,16 @@
-"""The choice of a backend, per call or for a whole block of code."""
+"""The choice of a backend, per call or for a whole block of code, and the reasons for it."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from types import ModuleType
 
 import torch
+from torch import Tensor
 
-from dyngraph.ops import torch_kernels
+from dyngraph.ops.self_check import KINDS, fault
 
 BACKENDS = ("auto", "pyg", "torch", "triton")
 
@@ -27,9 +30,8 @@ def use_backend(name: str) -> Iterator[None]:
     r"""Makes ``name`` the backend of every call inside that asks for ``"auto"``.
 
     Args:
-        name: ``"auto"``, ``"pyg"`` (materialised edges and ``propagate``, the reference),
-            ``"torch"`` (weighted gathers on node-major tables) or ``"triton"`` (the same, fused,
-            on CUDA).
+        name: ``"auto"``, ``"pyg"`` (materialised edges, the reference), ``"torch"`` (weighted
+            gathers on node-major tables) or ``"triton"`` (the same, fused, on CUDA).
 
     Raises:
         ValueError: If there is no such backend.
@@ -42,36 +44,89 @@ def use_backend(name: str) -> Iterator[None]:
         _default = before
 
 
-def resolve_backend(name: str, device: torch.device) -> str:
+def resolve_backend(name: str, device: torch.device, kinds: Sequence[str] = ()) -> str:
     r"""The backend that a call asking for ``name`` gets for tensors of a device.
 
-    ``"auto"`` is ``"triton"`` on CUDA where Triton is installed, else ``"torch"``; but ``"pyg"``
-    for an export to ONNX: it consists of standard operators.
-    """
-    if check_backend(name) == "auto":
-        name = _default
-    if name != "auto":
-        return name
-    if torch.onnx.is_in_onnx_export():
-        return "pyg"
-    return "triton" if device.type == "cuda" and _HAS_TRITON else "torch"
+    ``"auto"`` is the one that :func:`use_backend` names, else the first of ``"triton"``,
+    ``"torch"`` and ``"pyg"`` that nothing speaks against.
 
-
-def kernels(backend: str) -> ModuleType:
-    r"""What carries out the operators of the backends ``"torch"`` and ``"triton"``.
+    Args:
+        name: The backend that is asked for.
+        device: The device of the tensors.
+        kinds: The kinds of operators that the call needs, of
+            :data:`~dyngraph.ops.self_check.KINDS`.
 
     Raises:
-        ImportError: If Triton is asked for and missing.
+        ValueError: If there is no such backend, or the one that is asked for can't serve the call,
+            with all the reasons.
     """
-    if backend == "torch":
-        return torch_kernels
+    asked = check_backend(name)
+    if asked == "auto":
+        asked = _default
+    if asked != "auto":
+        if reasons := _impossible(asked, device):
+            raise ValueError(f"backend {asked!r}: {'; '.join(reasons)}")
+        return asked
+    for candidate in ("triton", "torch"):
+        if not (_impossible(candidate, device) or _unwise(candidate, device, kinds)):
+            return candidate
+    return "pyg"
+
+
+def explain_backend(*features: Tensor) -> str:
+    r"""What ``"auto"`` is for these features, and why it is no other backend.
+
+    Args:
+        *features: The tensors that a call gets.
+
+    Returns:
+        A line for each backend.
+
+    Raises:
+        ValueError: If there is no tensor.
+
+    Example:
+        >>> print(explain_backend(torch.randn(4, 8)))
+        triton: expected tensors on CUDA, got them on cpu
+        torch: chosen
+        pyg: possible
+    """
+    if not features:
+        raise ValueError("features: expected at least one tensor, got none")
+    device = features[0].device
+    chosen = resolve_backend("auto", device, KINDS)
+    lines = []
+    for name in ("triton", "torch", "pyg"):
+        reasons = _impossible(name, device) or _unwise(name, device, KINDS)
+        verdict = "chosen" if name == chosen else "; ".join(reasons) or "possible"
+        lines.append(f"{name}: {verdict}")
+    return "\n".join(lines)
+
+
+def _impossible(name: str, device: torch.device) -> list[str]:
+    """Why a backend can't serve tensors of a device."""
+    if name != "triton":
+        return []
+    reasons = []
     if not _HAS_TRITON:
-        raise ImportError("backend 'triton' needs Triton: pip install triton")
-    from dyngraph.ops import triton_kernels
+        reasons.append("Triton is missing: pip install triton")
+    elif device.type != "cuda" and not _is_interpreted():
+        reasons.append(f"expected tensors on CUDA, got them on {device}")
+    return reasons
 
-    return triton_kernels
+
+def _unwise(name: str, device: torch.device, kinds: Sequence[str]) -> list[str]:
+    """Why ``"auto"`` does not take a backend that could serve."""
+    if name == "pyg":
+        return []
+    if torch.onnx.is_in_onnx_export():
+        return ["an export to ONNX takes standard operators alone"]
+    if name == "triton":
+        if device.type != "cuda":
+            return ["Triton's interpreter is for tests"]
+        return [found for kind in kinds if (found := fault(kind, device)) is not None]
+    return []
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    r"""The dtype of sums over features of a dtype: at least float32."""
-    return torch.promote_types(dtype, torch.float32)
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"

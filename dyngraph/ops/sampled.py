@@ -3,8 +3,8 @@ r"""Sampling and message passing on a :class:`~dyngraph.Neighborhood`.
 Two primitives carry everything, and each is the other's gradient: :func:`sampled_score` (dot
 products with interpolated keys) and :func:`sampled_sum` (weighted sums of interpolated values).
 
-Where each group of channels has samples of its own (``pos [N, G, K, P]``), groups are computed as
-maps of their own.
+A call is one operator, or two: the corners of the samples, which depend on positions alone, and
+what is summed over them. Operators that use the same samples may share their :func:`find_corners`.
 
 Sums over features of a half type are computed in float32 and returned in their own type. Positions
 and interpolation weights are never rounded to a half type.
@@ -16,28 +16,51 @@ is, to the bit. A score of :math:`-\infty` masks its sample.
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dyngraph.ops import pyg_backend
-from dyngraph.ops.backend import accumulator, resolve_backend
-from dyngraph.ops.groups import join_groups, split_groups
-from dyngraph.ops.operator_backend import OperatorBackend
+from dyngraph.derivatives import transforms_active
+from dyngraph.multilinear import index_dtype
+from dyngraph.neighborhood import Corners, Neighborhood
+from dyngraph.ops import along_edges, operators
+from dyngraph.ops.backend import resolve_backend
+from dyngraph.ops.kernels import load_kernels
+from dyngraph.ops.operators.corners import flatten_maps
+from dyngraph.ops.precision import accumulator
+from dyngraph.ops.project import project
 
-if TYPE_CHECKING:
-    from dyngraph.neighborhood import Neighborhood
-
-_BACKENDS: dict[str, ModuleType | OperatorBackend] = {
-    "pyg": pyg_backend,
-    "torch": OperatorBackend("torch"),
-    "triton": OperatorBackend("triton"),
-}
+_SUMS = ("corners", "edges")
 
 
-def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
+def find_corners(near: Neighborhood, *, backend: str = "auto") -> Corners:
+    r"""The corners of all samples, to be shared by operators that use the same samples.
+
+    Args:
+        near: The samples.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+
+    Returns:
+        Indices and interpolation weights ``[N, H, 2^P, K]``, H = G where groups have samples of
+        their own, else 1.
+
+    Raises:
+        ValueError: If ``backend`` is unknown, or can't serve the samples.
+    """
+    name = resolve_backend(backend, near.pos.device, ("corners",))
+    if _in_standard_operators(name):
+        return near.corners()
+    pos, maps = near.pos_of_groups, near.maps
+    border = near.padding_mode == "border"
+    return Corners(
+        *operators.corners(pos, flatten_maps(maps), border, index_dtype(pos, maps), name)
+    )
+
+
+def interpolate(
+    x: Tensor, near: Neighborhood, *, corners: Corners | None = None, backend: str = "auto"
+) -> Tensor:
     r"""Multilinear interpolation of node features at the samples, ``[M, C] -> [N, K, C]``.
 
     Where each group has samples of its own, ``[M, C] -> [N, G, K, C / G]``.
@@ -47,21 +70,31 @@ def interpolate(x: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tens
     Args:
         x: Sender features ``[M, C]``.
         near: The samples of N nodes.
+        corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
         ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
     """
     _check_table("x", x, near)
-    if (groups := near.num_groups) is not None:
-        _check_groups(groups, x.shape[1])
-        samples = interpolate(split_groups(x, groups), near.by_group(), backend=backend)
-        return samples.unflatten(0, (groups, -1)).transpose(0, 1)
-    run, x_ = _prepare(backend, x)
-    return run.interpolate(x_, near, _corner_weight(near, x_)).to(x.dtype)
+    own = near.num_groups or 1
+    _check_groups(own, x.shape[1])
+    name, corners, (x_,) = _prepare(backend, near, corners, x=x)
+    if _in_standard_operators(name):
+        samples = along_edges.interpolate(x_, corners)
+    else:
+        index, weight = _rows_of_samples(corners)
+        samples = operators.gather_sum(weight, x_, index, name)
+        samples = samples.view(len(near.pos), near.num_samples, own, x.shape[1] // own).transpose(
+            1, 2
+        )
+    samples = samples.to(x.dtype)
+    return samples.squeeze(1) if near.num_groups is None else samples
 
 
-def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "auto") -> Tensor:
+def scatter_interpolate(
+    values: Tensor, near: Neighborhood, *, corners: Corners | None = None, backend: str = "auto"
+) -> Tensor:
     r"""Adjoint of :func:`interpolate`: spreads samples to their corners, ``[N, K, C] -> [M, C]``.
 
     Where each group has samples of its own, ``[N, G, K, C / G] -> [M, C]``.
@@ -69,6 +102,7 @@ def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "a
     Args:
         values: Features of the samples ``[N, K, C]``, or ``[N, G, K, C / G]``.
         near: The samples of N nodes.
+        corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
@@ -81,17 +115,25 @@ def scatter_interpolate(values: Tensor, near: Neighborhood, *, backend: str = "a
             f"values: expected shape {names} = [{', '.join(map(str, shape))}], "
             f"got {list(values.shape)}"
         )
-    if near.num_groups is not None:
-        by_group = values.transpose(0, 1).flatten(0, 1)
-        spread = scatter_interpolate(by_group, near.by_group(), backend=backend)
-        return join_groups(spread, near.num_groups)
-    run, values_ = _prepare(backend, values)
-    weight = _corner_weight(near, values_)
-    return run.scatter_interpolate(values_, near, weight).to(values.dtype)
+    name, corners, (values_,) = _prepare(backend, near, corners, values=values)
+    values_ = values_.unsqueeze(1) if near.num_groups is None else values_
+    if _in_standard_operators(name):
+        out = along_edges.scatter_interpolate(values_, corners, near.grid.num_nodes)
+    else:
+        index, weight = _rows_of_samples(corners)
+        rows = values_.transpose(1, 2).flatten(0, 1).flatten(1)
+        out = operators.scatter_sum(weight, rows, index, near.grid.num_nodes, name)
+    return out.to(values.dtype)
 
 
 def sampled_score(
-    query: Tensor, key: Tensor, near: Neighborhood, groups: int = 1, *, backend: str = "auto"
+    query: Tensor,
+    key: Tensor,
+    near: Neighborhood,
+    groups: int = 1,
+    *,
+    corners: Corners | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     r"""Dot products with interpolated keys.
 
@@ -103,6 +145,7 @@ def sampled_score(
         key: ``[M, C]``, a row for every sender node.
         near: The samples of N nodes.
         groups: G, the number of contiguous channel groups.
+        corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
@@ -115,17 +158,23 @@ def sampled_score(
     _check_table("key", key, near)
     _check_channels(query, key)
     _check_groups(groups, key.shape[1], near)
-    if near.num_groups is not None:
-        query_, key_ = (split_groups(x, groups) for x in (query, key))
-        score = sampled_score(query_, key_, near.by_group(), backend=backend)
-        return score.unflatten(0, (groups, -1)).squeeze(2).transpose(0, 1)
-    run, query_, key_ = _prepare(backend, query, key)
-    weight = _corner_weight(near, key_)
-    return run.sampled_score(query_, key_, near, weight, groups).to(query.dtype)
+    name, corners, (query_, key_) = _prepare(backend, near, corners, query=query, key=key)
+    if _in_standard_operators(name):
+        score = along_edges.sampled_score(query_, key_, corners, groups)
+    else:
+        index, weight = corners
+        by_corner = operators.gather_dot(query_, key_, index.flatten(2), groups, name)
+        score = (by_corner.unflatten(2, weight.shape[2:]) * weight).sum(dim=2)
+    return score.to(query.dtype)
 
 
 def sampled_sum(
-    weight: Tensor, value: Tensor, near: Neighborhood, *, backend: str = "auto"
+    weight: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    *,
+    corners: Corners | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     r"""Weighted sums of interpolated values.
 
@@ -136,6 +185,7 @@ def sampled_sum(
         weight: ``[N, G, K]``, where G divides C.
         value: ``[M, C]``, a row for every sender node.
         near: The samples of N nodes.
+        corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
@@ -150,20 +200,24 @@ def sampled_sum(
             f"weight: expected shape [N, G, K] = [{n}, G, {k}], got {list(weight.shape)}"
         )
     _check_table("value", value, near)
-    groups = weight.shape[1]
-    _check_groups(groups, value.shape[1], near)
-    if near.num_groups is not None:
-        by_group = weight.transpose(0, 1).flatten(0, 1).unsqueeze(1)
-        value_ = split_groups(value, groups)
-        return join_groups(sampled_sum(by_group, value_, near.by_group(), backend=backend), groups)
-    run, value_ = _prepare(backend, value)
-    corner_weight = _corner_weight(near, value_)
-    weight = weight.to(corner_weight.dtype)
-    return run.sampled_sum(weight, value_, near, corner_weight).to(value.dtype)
+    _check_groups(weight.shape[1], value.shape[1], near)
+    name, corners, (value_,) = _prepare(backend, near, corners, value=value)
+    weight = weight.to(corners.weight.dtype)
+    if _in_standard_operators(name):
+        out = along_edges.sampled_sum(weight, value_, corners)
+    else:
+        by_corner = (weight.unsqueeze(2) * corners.weight).flatten(2)
+        out = operators.gather_sum(by_corner, value_, corners.index.flatten(2), name)
+    return out.to(value.dtype)
 
 
 def sampled_convolution(
-    x: Tensor, filters: Tensor, near: Neighborhood, *, backend: str = "auto"
+    x: Tensor,
+    filters: Tensor,
+    near: Neighborhood,
+    *,
+    corners: Corners | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     r"""A convolution over the samples, as a deformable convolution is.
 
@@ -175,6 +229,7 @@ def sampled_convolution(
         filters: The matrices :math:`W_k`, ``[O, C, K]``: the weights of a convolution with O
             outputs, flattened over the kernel.
         near: The samples of N nodes, shared by all channels.
+        corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Returns:
@@ -192,9 +247,19 @@ def sampled_convolution(
             f"filters: expected shape [O, C, K] = [O, {expected[0]}, {expected[1]}], "
             f"got {list(filters.shape)}"
         )
-    run, x_, filters_ = _prepare(backend, x, filters)
-    weight = _corner_weight(near, x_)
-    return run.sampled_convolution(x_, filters_, near, weight).to(x.dtype)
+    name, corners, (x_,) = _prepare(backend, near, corners, x=x)
+    filters_ = filters.to(x_.dtype)
+    if _in_standard_operators(name):
+        return along_edges.sampled_convolution(x_, filters_, corners).to(x.dtype)
+    # Interpolation is linear: project the table once, then sample the projections of each tap.
+    num_outputs, _, num_samples = filters.shape
+    by_tap = filters_.permute(2, 0, 1).flatten(0, 1)
+    projected = project(x_, by_tap).to(x_.dtype).view(len(x) * num_samples, num_outputs)
+    # A row for each tap. For all corners at once: a CPU adds long rows faster.
+    taps = torch.arange(num_samples, dtype=corners.index.dtype, device=x.device)
+    taps = taps.repeat(corners.index.shape[2])
+    index = torch.add(taps, corners.index.flatten(2), alpha=num_samples)
+    return operators.gather_sum(corners.weight.flatten(2), projected, index, name).to(x.dtype)
 
 
 def sampled_attention(
@@ -248,50 +313,95 @@ def sampled_attention(
     shape = [near.pos.shape[0], groups, near.num_samples]
     if bias is not None and list(bias.shape) != shape:
         raise ValueError(f"bias: expected shape [N, G, K] = {shape}, got {list(bias.shape)}")
-    if near.num_groups is not None:
-        query_, key_ = (split_groups(x, groups) for x in (query, key))
-        out, alpha = sampled_attention(
+    kinds = ("attention",)
+    name, (query_, key_, value_) = _cast(backend, near, kinds, query=query, key=key, value=value)
+    bias_ = None if bias is None else bias.to(accumulator(query_.dtype))
+    if _in_standard_operators(name):
+        corners = _in_dtype(near.corners(), query_.dtype)
+        shared = key_ if value is key else value_
+        out, alpha = along_edges.sampled_attention(
+            query_, key_, shared, corners, groups, float(scale), bias_
+        )
+    else:
+        keep_scores = torch.is_grad_enabled() and not (recompute or load_kernels(name).RECOMPUTES)
+        out, alpha, _ = operators.attention(
             query_,
             key_,
-            key_ if value is key else split_groups(value, groups),
-            near.by_group(),
-            scale=scale,
-            bias=None if bias is None else bias.transpose(0, 1).flatten(0, 1).unsqueeze(1),
-            return_weights=True,
-            recompute=recompute,
-            backend=backend,
+            None if value is key else value_,
+            near.pos_of_groups,
+            bias_,
+            flatten_maps(near.maps),
+            near.padding_mode == "border",
+            groups,
+            float(scale),
+            keep_scores,
+            name,
         )
-        out, alpha = join_groups(out, groups), alpha.unflatten(0, (groups, -1)).squeeze(2)
-        return (out, alpha.transpose(0, 1)) if return_weights else out
-    run, query_, key_, value_ = _prepare(backend, query, key, value)
-    out, alpha = run.sampled_attention(
-        query_,
-        key_,
-        key_ if value is key else value_,
-        near,
-        groups,
-        float(scale),
-        None if bias is None else bias.to(accumulator(query_.dtype)),
-        recompute,
-    )
     out = out.to(value.dtype)
     return (out, alpha) if return_weights else out
 
 
-def _prepare(backend: str, *features: Tensor) -> tuple[Any, ...]:
+def _in_standard_operators(backend: str) -> bool:
+    """Whether a call is made of operators that PyTorch knows: to be transformed, or exported."""
+    return backend == "pyg" or transforms_active()
+
+
+def _prepare(
+    backend: str, near: Neighborhood, corners: Corners | None, **features: Tensor
+) -> tuple[str, Corners, list[Tensor]]:
+    """The backend, and corners and features in the dtype that it computes in."""
+    name, computed = _cast(backend, near, _SUMS, **features)
+    num_nodes, own, num_samples, num_axes = near.pos_of_groups.shape
+    shape = [num_nodes, own, 2**num_axes, num_samples]
+    if corners is None:
+        corners = find_corners(near, backend=name)
+    elif list(corners.index.shape) != shape:
+        raise ValueError(
+            f"corners: expected those of near, index [N, H, 2^P, K] = {shape}, "
+            f"got {list(corners.index.shape)}"
+        )
+    return name, _in_dtype(corners, computed[0].dtype), computed
+
+
+def _cast(
+    backend: str, near: Neighborhood, kinds: Sequence[str], **features: Tensor
+) -> tuple[str, list[Tensor]]:
     """The backend, and features in the dtype that it computes in."""
-    name = resolve_backend(backend, features[0].device)
-    dtype = features[0].dtype
-    for feature in features[1:]:
-        dtype = torch.promote_types(dtype, feature.dtype)
-    # Triton's kernels read half types and sum in float32.
-    computed = dtype if name == "triton" else accumulator(dtype)
-    return _BACKENDS[name], *(feature.to(computed) for feature in features)
+    _check_features(near, features)
+    first = next(iter(features.values()))
+    name = resolve_backend(backend, first.device, kinds)
+    # Half types are summed in float32.
+    sums_half = name != "pyg" and load_kernels(name).SUMS_HALF_TYPES
+    dtype = first.dtype if sums_half and not transforms_active() else accumulator(first.dtype)
+    return name, [feature.to(dtype) for feature in features.values()]
 
 
-def _corner_weight(near: Neighborhood, features: Tensor) -> Tensor:
-    """The interpolation weights in the dtype that features are summed in."""
-    return near.weight.to(accumulator(features.dtype))
+def _in_dtype(corners: Corners, dtype: torch.dtype) -> Corners:
+    """Corners with weights of the dtype that features are summed in."""
+    return Corners(corners.index, corners.weight.to(accumulator(dtype)))
+
+
+def _rows_of_samples(corners: Corners) -> tuple[Tensor, Tensor]:
+    """Indices and weights ``[N K, H, 2^P]`` with a row for every sample."""
+    index, weight = (part.permute(0, 3, 1, 2).flatten(0, 1) for part in corners)
+    return index, weight
+
+
+def _check_features(near: Neighborhood, features: dict[str, Tensor]) -> None:
+    (first_name, first), *others = features.items()
+    for name, feature in features.items():
+        if not feature.is_floating_point():
+            raise TypeError(f"{name}: expected floating-point features, got {feature.dtype}")
+        if feature.device != near.pos.device:
+            raise ValueError(
+                f"{name}: expected features on the device of the samples, {near.pos.device}, "
+                f"got them on {feature.device}"
+            )
+    for name, feature in others:
+        if feature.dtype != first.dtype:
+            raise TypeError(
+                f"{name}: expected {first.dtype}, as {first_name} has, got {feature.dtype}"
+            )
 
 
 def _check_query(query: Tensor, near: Neighborhood) -> None:

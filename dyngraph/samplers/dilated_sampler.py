@@ -51,9 +51,12 @@ class DilatedSampler(Sampler):
         return torch.cat([rate * taps for rate in self.rates])
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
-        self.check_nodes(x, grid)
+        self.check_nodes(x, grid, takes_groups=True)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return Neighborhood(grid, grid.pos.to(dtype).unsqueeze(1) + self.taps(x.device, dtype))
+        pos = grid.pos.to(dtype).unsqueeze(1) + self.taps(x.device, dtype)
+        if x.dim() == 3:
+            pos = pos.unsqueeze(1).expand(-1, x.shape[1], -1, -1)
+        return Neighborhood(grid, pos)
 
     def extra_repr(self) -> str:
         return f"rates={self.rates}, kernel_size={self.kernel_size}, num_axes={self.num_axes}"

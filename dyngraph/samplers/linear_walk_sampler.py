@@ -50,10 +50,9 @@ class LinearWalkSampler(DilatedSampler):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
-        self.check_nodes(x, grid)
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        taps = super().forward(x, grid)
+        dtype = taps.pos.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         with no_autocast(x.device.type):
             walk = F.linear(x.to(dtype), self.weight.to(dtype), bias)
-        near = grid.pos.to(dtype).unsqueeze(1) + self.taps(x.device, dtype)
-        return Neighborhood(grid, near + walk.view_as(near))
+        return Neighborhood(grid, taps.pos + walk.view(taps.pos.shape))

@@ -42,20 +42,24 @@ class Sampler(nn.Module, ABC):
         r"""The samples of all nodes.
 
         Args:
-            x: Node features ``[N, C]``.
+            x: Node features ``[N, C]``. Samplers that look at a node alone also take groups of
+                channels ``[N, G, C / G]``, of which each then has samples of its own.
             grid: Their layout.
 
         Raises:
             ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
         """
 
-    def check_nodes(self, x: Tensor, grid: Grid) -> None:
-        r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a fitting grid."""
+    def check_nodes(self, x: Tensor, grid: Grid, takes_groups: bool = False) -> None:
+        r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a fitting grid.
+
+        Or ``[N, G, C / G]``, if the sampler ``takes_groups``.
+        """
         if grid.num_axes != self.num_axes:
             raise ValueError(
                 f"grid: expected {self.num_axes} spatial axes, got {grid.num_axes} ({grid})"
             )
-        if x.dim() != 2 or x.shape[0] != grid.num_nodes:
+        if x.dim() not in ((2, 3) if takes_groups else (2,)) or x.shape[0] != grid.num_nodes:
             raise ValueError(
                 f"x: expected node features [{grid.num_nodes}, C], got shape {list(x.shape)}"
             )

@@ -65,6 +65,7 @@ class WalkSampler(DilatedSampler):
             nn.init.zeros_(self.walk.bias)
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
+        self.check_nodes(x, grid)
         taps = super().forward(x, grid)
         return Neighborhood(grid, taps.pos + self._walks(x.to(taps.pos.dtype), grid))
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch import distributed
 
 from dyngraph.checks import check_at_least
 from dyngraph.data.files import naming
@@ -16,7 +18,7 @@ from dyngraph.train.checkpoint import CheckpointFiles, put_weights, read_checkpo
 from dyngraph.train.estimate import Estimate
 from dyngraph.train.folder_lock import lock_folder
 from dyngraph.train.image_data_module import ImageDataModule
-from dyngraph.train.interruption import StopAtSignals
+from dyngraph.train.interruption import Interrupted, StopAtSignals
 from dyngraph.train.log import CsvLog
 from dyngraph.train.lost_process import name_lost_processes
 from dyngraph.train.record import RECORD, check_classes, check_settings, read_record
@@ -147,7 +149,7 @@ def fit(
     # Lightning counts the batches from validation to validation.
     num_batches = trainer_options.get("accumulate_grad_batches", 1)
     checkpoint = Path(folder, CHECKPOINT)
-    with lock_folder(folder):
+    with lock_folder(folder), _ending_process_group():
         start = _start(task, checkpoint, max_steps, resume, record)
         if isinstance(data, ImageDataModule):
             data.check()
@@ -197,6 +199,27 @@ def fit(
     # Nothing is validated if limit_val_batches says so.
     scores = validated[0] if validated else {}
     return {name: float(score) for name, score in scores.items() if name != _STEP}
+
+
+@contextmanager
+def _ending_process_group() -> Iterator[None]:
+    """Ends the process group that a run starts.
+
+    Left to the end of the process, its threads abort that now and then.
+    """
+    ours = distributed.is_available() and not distributed.is_initialized()
+    try:
+        yield
+    # Where another process is lost, there is nobody to part from.
+    except Interrupted:
+        _end_process_group(ours)
+        raise
+    _end_process_group(ours)
+
+
+def _end_process_group(ours: bool) -> None:
+    if ours and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -46,7 +46,9 @@ def dynamic_nodes(model: nn.Module, image: Any) -> list[tuple[Neighborhood, Tens
         ValueError: If the model has no such layer.
     """
     conv, x, grid = capture_input(model, DGMNConv, image)
-    return [message.predict(x, grid) for message in conv.messages]
+    nears = [message.sampler(x, grid) for message in conv.messages]
+    pairs = zip(conv.messages, nears, strict=True)
+    return [(near, *message.predict(x, near)) for message, near in pairs]
 
 
 def draw_rates(

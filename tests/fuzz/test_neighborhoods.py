@@ -31,7 +31,7 @@ def test_edges_stay_in_their_map_and_weigh_what_corners_weigh(near):
     order = torch.arange(near.receiver.num_nodes * num_samples).repeat_interleave(corners)
     assert torch.equal(target * num_samples + sample, order)
     torch.testing.assert_close(
-        weight, near.weight.transpose(1, 2).flatten(), atol=0, rtol=0, equal_nan=True
+        weight, near.corners().weight.transpose(2, 3).flatten(), atol=0, rtol=0, equal_nan=True
     )
     total = weight.new_zeros(order.max().item() + 1 if len(order) else 0)
     total = total.index_add(0, order, weight)
@@ -59,19 +59,13 @@ def test_the_adjacency_matrix_of_edges_sums_the_samples(near):
 
 @SETTINGS
 @given(neighborhoods())
-def test_groups_with_samples_of_their_own_are_maps_of_their_own(near):
+def test_groups_with_samples_of_their_own_have_corners_of_their_own(near):
     assume(near.num_groups is not None)
-    each = near.by_group()
-    nodes, samples = near.receiver.num_nodes, near.num_samples
-    assert each.num_groups is None
-    assert each.receiver.shapes == near.receiver.shapes * near.num_groups
+    index, weight = near.corners()
     for g in range(near.num_groups):
-        own = same_samples(near, near.pos[:, g])
-        rows = slice(g * nodes, (g + 1) * nodes)
-        assert torch.equal(each.index[rows], own.index + g * near.grid.num_nodes)
-        for weight in (each.weight[rows], near.weight[..., g * samples : (g + 1) * samples]):
-            torch.testing.assert_close(weight, own.weight, atol=0, rtol=0, equal_nan=True)
-    assert torch.equal(near.index, same_samples(near, near.pos.flatten(1, 2)).index)
+        own = same_samples(near, near.pos[:, g]).corners()
+        assert torch.equal(index[:, g : g + 1], own.index)
+        torch.testing.assert_close(weight[:, g : g + 1], own.weight, atol=0, rtol=0, equal_nan=True)
 
 
 @SETTINGS

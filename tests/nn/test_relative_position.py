@@ -24,7 +24,7 @@ def loops(module, query):
 def test_square_maps_equal_the_formula(length, num_samples):
     module = RelativePosition(3, (length, length), num_samples).double()
     query = torch.randn(2, length, length, 3, dtype=torch.float64)
-    out = module(query.flatten(0, 2), Grid([[length, length]] * 2))
+    out = module(query.flatten(0, 2).unsqueeze(1), Grid([[length, length]] * 2))
     torch.testing.assert_close(out.view(2, length, length, -1), loops(module, query))
 
 
@@ -35,7 +35,7 @@ def test_maps_of_another_size_resize_the_tables():
     for name, table in module.named_parameters():
         rows = F.interpolate(table[None, None], (12, 3), mode="bilinear")[0, 0]
         getattr(resized, name).data = rows
-    out = module(query.flatten(0, 2), Grid([[4, 4]]))
+    out = module(query.flatten(0, 2).unsqueeze(1), Grid([[4, 4]]))
     torch.testing.assert_close(out.view(1, 4, 4, 9), loops(resized, query))
 
 
@@ -43,7 +43,7 @@ def test_maps_of_different_sizes_equal_each_alone():
     module = RelativePosition(3, (5, 4))
     sizes = [[3, 4], [3, 4], [2, 5], [1, 1]]
     grid = Grid(sizes)
-    query = torch.randn(grid.num_nodes, 3)
+    query = torch.randn(grid.num_nodes, 2, 3)
     parts = query.split(grid.ptr.diff().tolist())
     alone = [module(part, Grid([size])) for part, size in zip(parts, sizes, strict=True)]
     torch.testing.assert_close(module(query, grid), torch.cat(alone))
@@ -51,7 +51,7 @@ def test_maps_of_different_sizes_equal_each_alone():
 
 def test_gradcheck():
     module = RelativePosition(2, (3, 2), 3).double()
-    query = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
+    query = torch.randn(12, 1, 2, dtype=torch.float64, requires_grad=True)
 
     def output(query, *tables):
         given = dict(zip(("rel_height", "rel_width"), tables, strict=True))

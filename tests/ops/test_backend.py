@@ -1,12 +1,15 @@
-from types import SimpleNamespace
+import sys
+import warnings
 
 import pytest
 import torch
 
-from dyngraph import Grid, Neighborhood
-from dyngraph.ops import sampled_sum, use_backend
+from dyngraph import Grid, Neighborhood, ops
+from dyngraph.nn import DGMN2Conv, DGMNConv, RepGraphConv
+from dyngraph.ops import backend as backends
+from dyngraph.ops import explain_backend, operators, sampled, sampled_sum, self_check, use_backend
 from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.sampled import _BACKENDS
+from dyngraph.ops.kernels import load_kernels
 
 CPU = torch.device("cpu")
 
@@ -15,14 +18,16 @@ CPU = torch.device("cpu")
 def used(monkeypatch):
     """The names of the backends that calls used, in order."""
     names = []
-    for name, module in list(_BACKENDS.items()):
-        sampled_sum = module.sampled_sum
-        spy = SimpleNamespace(
-            sampled_sum=lambda *args, name=name, sampled_sum=sampled_sum: (
-                names.append(name) or sampled_sum(*args)
-            )
-        )
-        monkeypatch.setitem(_BACKENDS, name, spy)
+    along_edges, original = sampled.along_edges.sampled_sum, operators.gather_sum
+
+    def gather_sum(*args):
+        names.append(args[-1])
+        return original(*args)
+
+    monkeypatch.setattr(sampled.operators, "gather_sum", gather_sum)
+    monkeypatch.setattr(
+        sampled.along_edges, "sampled_sum", lambda *args: names.append("pyg") or along_edges(*args)
+    )
     return names
 
 
@@ -76,3 +81,116 @@ def test_unknown_backend():
     assert resolve_backend("auto", CPU) == "torch"
     with pytest.raises(ValueError, match=r"^backend: .*'fast'"):
         call(backend="fast")
+
+
+# --- reasons ------------------------------------------------------------------------------------
+
+
+def test_what_cannot_serve_says_why(monkeypatch):
+    x = torch.ones(2, 1)
+    assert explain_backend(x).splitlines() == [
+        "triton: Triton's interpreter is for tests",
+        "torch: chosen",
+        "pyg: possible",
+    ]
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert explain_backend(x).startswith("triton: expected tensors on CUDA, got them on cpu\n")
+    with pytest.raises(
+        ValueError, match=r"^backend 'triton': expected tensors on CUDA, got .* cpu"
+    ):
+        call(backend="triton")
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    with pytest.raises(ValueError, match=r"^backend 'triton': Triton is missing: pip install"):
+        call(backend="triton")
+    with pytest.raises(ValueError, match=r"^features: expected at least one tensor"):
+        explain_backend()
+
+
+def test_features_that_do_not_fit_are_named():
+    near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
+    x = torch.ones(2, 1)
+    with pytest.raises(TypeError, match=r"^x: expected floating-point features, got torch.int64"):
+        ops.interpolate(x.long(), near)
+    with pytest.raises(TypeError, match=r"^key: expected torch.float32, as query has, got .*64"):
+        ops.sampled_score(x, x.double(), near)
+    with pytest.raises(ValueError, match=r"^x: expected features on the device .* cpu, .* on meta"):
+        ops.interpolate(x.to("meta"), near)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        RepGraphConv(4, 4, backend="torch"),
+        DGMNConv(4, rates=(1, 2), groups=2, backend="torch"),
+        DGMN2Conv(4, 2, (3, 4), backend="torch"),
+    ],
+    ids=["RepGraph", "DGMN", "DGMN2"],
+)
+def test_a_named_backend_gets_all_of_a_layer(layer, monkeypatch):
+    """No corner, sum or gradient is computed by other kernels, whatever auto would be."""
+    loaded = []
+    for name in ("corners", "edges", "attention"):
+        monkeypatch.setattr(
+            sys.modules[f"dyngraph.ops.operators.{name}"],
+            "load_kernels",
+            lambda backend: loaded.append(backend) or load_kernels(backend),
+        )
+    grid = Grid([[3, 4]])
+    x = torch.randn(12, 4, requires_grad=True)
+    with use_backend("triton"):
+        layer(x, grid).sum().backward()
+    assert set(loaded) == {"torch"}
+
+
+# --- Triton is checked before it is trusted ------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", self_check.KINDS)
+def test_kernels_that_are_right(kind):
+    assert self_check.compare(kind, CPU) is None
+
+
+BROKEN = {
+    "corners": ("corners", lambda index, weight: (index, weight + 0.01), "weight"),
+    "edges": ("gather_sum", lambda out: 1.01 * out, "gather_sum"),
+    "attention": ("attention", lambda out, *rest: (1.01 * out, *rest), "attention"),
+}
+
+
+@pytest.mark.parametrize("kind", self_check.KINDS)
+def test_a_kernel_that_is_wrong_is_not_chosen(kind, monkeypatch):
+    name, spoil, told = BROKEN[kind]
+    kernels = load_kernels("triton")
+    kernel = getattr(kernels, name)
+
+    def broken(*args):
+        out = kernel(*args)
+        return spoil(*out) if isinstance(out, tuple) else spoil(out)
+
+    monkeypatch.setattr(kernels, name, broken)
+    self_check._fault.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=f"^Triton is not used on cpu: {told} of its kernels"):
+            assert self_check.fault(kind, CPU).startswith(f"{told} of its kernels differs")
+        # Once a process.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert self_check.fault(kind, CPU) is not None
+        monkeypatch.setenv("DYNGRAPH_SELF_CHECK", "0")
+        assert self_check.fault(kind, CPU) is None
+    finally:
+        self_check._fault.cache_clear()
+
+
+def test_a_kernel_that_fails_is_not_chosen(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(load_kernels("triton"), "corners", fail)
+    assert "RuntimeError('no such instruction')" in self_check.compare("corners", CPU)
+    # On a GPU that is not there.
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(self_check, "_fault", lambda kind, device: self_check.compare(kind, CPU))
+    assert resolve_backend("auto", cuda) == "triton"
+    assert resolve_backend("auto", cuda, ("edges",)) == "triton"
+    assert resolve_backend("auto", cuda, ("corners", "edges")) == "torch"

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import reference
 import torch
@@ -5,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyngraph import Grid, Neighborhood
-from dyngraph.ops import torch_kernels, use_backend
+from dyngraph.ops import find_corners, interpolate
+from dyngraph.ops.operators.corners import flatten_maps
 
+GRID = Grid([[3, 4], [3, 4], [2, 5]])
 PADDING_MODES = ["zeros", "border"]
 SPECIAL = [torch.inf, -torch.inf, torch.nan, 1e30, -1e30, -1.0, 0.0, 1.0, 2.0]
 
 
 def corners_and_gradient(backend, grid, pos, padding_mode, upstream):
     pos = pos.clone().requires_grad_()
-    with use_backend(backend):
-        near = Neighborhood(grid, pos, padding_mode)
-        return near.index, near.weight, *torch.autograd.grad(near.weight, pos, upstream)
+    index, weight = find_corners(Neighborhood(grid, pos, padding_mode), backend=backend)
+    return index, weight, *torch.autograd.grad(weight, pos, upstream)
 
 
 @st.composite
@@ -26,6 +29,9 @@ def positions(draw):
     grid = Grid(draw(st.lists(size, min_size=1, max_size=3)))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     pos = reference.random_positions(grid, draw(st.integers(1, 4)), dtype=dtype)
+    if draw(st.booleans()):
+        others = [reference.random_positions(grid, pos.shape[1], dtype=dtype) for _ in "ab"]
+        pos = torch.stack([pos, *others], dim=1)
     special = torch.tensor(SPECIAL, dtype=dtype)[torch.randint(len(SPECIAL), pos.shape)]
     return grid, torch.where(torch.rand_like(pos) < 0.2, special, pos)
 
@@ -34,7 +40,8 @@ def positions(draw):
 @given(positions(), st.sampled_from(PADDING_MODES))
 def test_equal_to_standard_operators(backend, drawn, padding_mode):
     grid, pos = drawn
-    upstream = torch.randn(pos.shape[0], 2 ** pos.shape[2], pos.shape[1], dtype=pos.dtype)
+    groups = pos.shape[1] if pos.dim() == 4 else 1
+    upstream = torch.randn(len(pos), groups, 2**grid.num_axes, pos.shape[-2], dtype=pos.dtype)
     want = corners_and_gradient("pyg", grid, pos, padding_mode, upstream)
     got = corners_and_gradient(backend, grid, pos, padding_mode, upstream)
     torch.testing.assert_close(got, want, equal_nan=True)
@@ -44,21 +51,23 @@ def test_equal_to_standard_operators(backend, drawn, padding_mode):
 def test_a_map_of_more_nodes_than_int32_holds(backend):
     lengths = torch.tensor([60_001, 60_003])
     pos = torch.tensor([[[60_000.0, 60_002.0], [59_999.5, 1.25]]])
-    with use_backend(backend):
-        near = Neighborhood(Grid([lengths.tolist()]), pos, receiver=Grid([[1, 1]]))
-        last = lengths.prod() - 1
-        assert near.index[0, 0].tolist() == [last, 59_999 * 60_003 + 1]
-        assert near.index[0, 3].tolist() == [last, 60_000 * 60_003 + 2]
-        assert near.weight[0, :, 1].tolist() == [0.375, 0.125, 0.375, 0.125]
+    near = Neighborhood(Grid([lengths.tolist()]), pos, receiver=Grid([[1, 1]]))
+    index, weight = find_corners(near, backend=backend)
+    last = lengths.prod() - 1
+    assert index[0, 0, 0].tolist() == [last, 59_999 * 60_003 + 1]
+    assert index[0, 0, 3].tolist() == [last, 60_000 * 60_003 + 2]
+    assert weight[0, 0, :, 1].tolist() == [0.375, 0.125, 0.375, 0.125]
 
 
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 def test_chunks_give_the_same(monkeypatch, padding_mode):
     grid = Grid([[4, 3], [4, 3], [2, 5]])
     pos = reference.random_positions(grid, 3)
-    upstream = torch.randn(grid.num_nodes, 4, 3)
+    upstream = torch.randn(grid.num_nodes, 1, 4, 3)
     whole = corners_and_gradient("torch", grid, pos, padding_mode, upstream)
-    monkeypatch.setattr(torch_kernels, "_SAMPLES", 15)
+    # Not the function, which has the name of its module.
+    kernels = importlib.import_module("dyngraph.ops.kernels.pytorch.corners")
+    monkeypatch.setattr(kernels, "_SAMPLES", 15)
     chunked = corners_and_gradient("torch", grid, pos, padding_mode, upstream)
     assert all(torch.equal(a, b) for a, b in zip(whole, chunked, strict=True))
 
@@ -70,7 +79,7 @@ def test_gradients(num_axes, padding_mode):
     pos = reference.random_positions(grid, 2, dtype=torch.float64).requires_grad_()
 
     def weight(pos):
-        return Neighborhood(grid, pos, padding_mode).weight
+        return find_corners(Neighborhood(grid, pos, padding_mode)).weight
 
     assert torch.autograd.gradcheck(weight, pos)
     assert torch.autograd.gradgradcheck(weight, pos)
@@ -79,9 +88,27 @@ def test_gradients(num_axes, padding_mode):
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_operators(backend):
     # Without gradients: the check can't draw one of an index.
-    pos = reference.random_positions(Grid([[3, 4], [3, 4]]), 2)
-    torch.library.opcheck(torch.ops.dyngraph.corners, (pos, [3, 4], 2, False, torch.int32, backend))
+    near = Neighborhood(GRID, reference.random_positions(GRID, 2))
+    pos, maps = near.pos_of_groups, flatten_maps(near.maps)
+    torch.library.opcheck(torch.ops.dyngraph.corners, (pos, maps, False, torch.int32, backend))
     torch.library.opcheck(
         torch.ops.dyngraph.corners_backward,
-        (torch.randn(24, 4, 2), pos, [3, 4], True, backend),
+        (torch.randn(len(pos), 1, 4, 2), pos, maps, True, backend),
     )
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_operators_share_corners(backend):
+    near = Neighborhood(GRID, reference.random_positions(GRID, 2, dtype=torch.float64))
+    x = torch.randn(GRID.num_nodes, 3, dtype=torch.float64)
+    corners = find_corners(near, backend=backend)
+    got = interpolate(x, near, corners=corners, backend=backend)
+    assert torch.equal(got, interpolate(x, near, backend=backend))
+    for other in (
+        Neighborhood(Grid([[2, 2]]), torch.zeros(4, 2, 2)),
+        Neighborhood(GRID, near.pos[:, :1]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^corners: expected those of near, .*\[34, 1, 4, 2\]"
+        ):
+            interpolate(x, near, corners=find_corners(other), backend=backend)

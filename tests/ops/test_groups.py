@@ -5,9 +5,8 @@ import reference
 import torch
 
 from dyngraph import Grid, Neighborhood, ops
-from dyngraph.ops.groups import join_groups, split_groups
 
-BACKENDS = ["torch", "pyg"]
+BACKENDS = ["torch", "pyg", "triton"]
 GRID, RECEIVER = Grid([[3, 4], [2, 2]]), Grid([[2, 3], [3, 1]])
 GROUPS, SAMPLES, CHANNELS = 2, 3, 6
 
@@ -30,12 +29,6 @@ def make(padding_mode="zeros"):
 
 def features(num_nodes, *shape):
     return torch.randn(num_nodes, *shape, dtype=torch.float64, requires_grad=True)
-
-
-def test_groups_are_slices_of_channels():
-    x = torch.arange(12.0).view(2, 6)
-    assert split_groups(x, 3).tolist() == [[0, 1], [6, 7], [2, 3], [8, 9], [4, 5], [10, 11]]
-    assert torch.equal(join_groups(split_groups(x, 3), 3), x)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from operators import SCALE, make_inputs, run, run_with_gradients
+from operators import make_inputs, run, run_with_gradients
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.ops import use_backend
@@ -224,19 +224,6 @@ def test_double_features_on_float32_positions(backend):
         assert got.dtype == torch.float64
         # The weights are products of float32 factors.
         torch.testing.assert_close(got, want, atol=2e-6, rtol=2e-6)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_double_values_are_summed_in_double(backend):
-    near = make_case(2)
-    t = make_inputs(near.grid, near.receiver, 3)
-    t["value"] = torch.randn_like(t["value"], dtype=torch.float64)
-    out = ops.sampled_attention(
-        t["query"], t["key"], t["value"], near, 2, SCALE, t["bias"], backend=backend
-    )
-    double = {name: x.double() for name, x in t.items()}
-    want, _ = run("sampled_attention", double, near, 2, None)
-    torch.testing.assert_close(out, want, atol=1e-12, rtol=1e-12)
 
 
 # --- corners ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import backend as backends
 from dyngraph.ops import interpolate, sampled_attention
-from dyngraph.ops.triton_kernels import primitives
+from dyngraph.ops.kernels.triton import edges
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_without_atomics_none_is_used(deterministic, monkeypatch, shared):
     """The kernel adds to the tables that it gets, by atomics."""
     tables = []
     # Not the function, which has the name of its module.
-    attention = importlib.import_module("dyngraph.ops.triton_kernels.attention")
+    attention = importlib.import_module("dyngraph.ops.kernels.triton.attention")
     kernel = attention._attention_backward_kernel
 
     class Spy:
@@ -69,12 +69,13 @@ def test_without_atomics_none_is_used(deterministic, monkeypatch, shared):
 
 
 def test_without_atomics_scatter_uses_none(deterministic, monkeypatch):
-    monkeypatch.delattr(primitives, "_scatter_kernel")
-    arguments = (torch.ones(1, 3, 2), torch.ones(3, 4), torch.zeros(3, 2, dtype=torch.int32), 5)
-    primitives.scatter(*arguments)
+    monkeypatch.delattr(edges, "_scatter_kernel")
+    index = torch.zeros(3, 1, 2, dtype=torch.int32)
+    arguments = (torch.ones(3, 1, 2), torch.ones(3, 4), index, 5)
+    edges.scatter_sum(*arguments)
     torch.use_deterministic_algorithms(False)
     with pytest.raises(NameError, match="_scatter_kernel"):
-        primitives.scatter(*arguments)
+        edges.scatter_sum(*arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -113,7 +114,7 @@ def test_cuda_graphs():
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(backends, "_HAS_TRITON", False)
     near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
-    with pytest.raises(ImportError, match="pip install triton"):
+    with pytest.raises(ValueError, match="Triton is missing: pip install triton"):
         interpolate(torch.ones(2, 1), near, backend="triton")
 
 
@@ -148,28 +149,29 @@ def test_kernels_compile_for_a_gpu():
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from dyngraph.ops.triton_kernels import primitives
-        from dyngraph.ops.triton_kernels.attention import (
+        from dyngraph.ops.kernels.triton import edges
+        from dyngraph.ops.kernels.triton.attention import (
             _attention_backward_kernel, _attention_kernel
         )
-        from dyngraph.ops.triton_kernels.corners import _corners_backward_kernel, _corners_kernel
+        from dyngraph.ops.kernels.triton.corners import _corners_backward_kernel, _corners_kernel
 
-        TILE = {"block_nodes": 4, "block_channels": 32}
+        TILE = {"own": 1, "block_nodes": 4, "block_channels": 32}
         ATTENTION = {
-            "num_axes": 2, "border": False, "shared": False, "scale": 1.0, "num_samples": 3,
+            "own": 1, "num_axes": 2, "border": False, "shared": False, "scale": 1.0,
+            "num_samples": 3,
             "block_nodes": 4, "block_samples": 4, "block_key": 32, "block_value": 32,
         }
         NOBODY = {"other_weight": None, "other_x": None}
-        EDGES = {"block_edges": 16, "block_channels": 32}
+        EDGES = {"own": 2, "block_edges": 16, "block_channels": 32}
         CORNERS = {"num_axes": 3, "border": True, "block": 256}
         SHARED = {"shared": True, "bias": None, "grad_alpha": None, "grad_value": None}
-        VOLUME = {"num_axes": 3, "border": True, "grad_key": None, "grad_pos": None}
+        VOLUME = {"own": 2, "num_axes": 3, "border": True, "grad_key": None, "grad_pos": None}
         CASES = [
-            (primitives._dot_kernel, TILE),
-            (primitives._gather_kernel, TILE),
-            (primitives._scatter_kernel, TILE),
-            (primitives._scatter_transposed_kernel, EDGES),
-            (primitives._scatter_transposed_kernel, EDGES | NOBODY),
+            (edges._dot_kernel, TILE),
+            (edges._gather_kernel, TILE),
+            (edges._scatter_kernel, TILE),
+            (edges._scatter_transposed_kernel, EDGES),
+            (edges._scatter_transposed_kernel, EDGES | NOBODY),
             (_attention_kernel, ATTENTION),
             (_attention_kernel, ATTENTION | SHARED | VOLUME),
             (_attention_backward_kernel, ATTENTION),
@@ -182,7 +184,8 @@ def test_kernels_compile_for_a_gpu():
                     "grad_query"}
         INDICES = {"index", "order", "start"}
         SIZES = {"num_nodes", "degree", "width", "key_width", "value_width", "num_rows",
-                 "num_samples", "nodes_of_map", "length_0", "length_1", "length_2",
+                 "num_samples", "nodes_of_map", "rows_of_map", "first_sender",
+                 "length_0", "length_1", "length_2",
                  "first_node", "first_row"}
 
         def signature(names, constants, dtype):

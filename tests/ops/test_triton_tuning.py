@@ -6,7 +6,7 @@ import torch
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import sampled_attention, sampled_score, sampled_sum
-from dyngraph.ops.triton_kernels import primitives, tiles
+from dyngraph.ops.kernels.triton import edges, tiles
 
 
 class Clock:
@@ -59,11 +59,11 @@ def test_tuned_calls_equal_untuned_ones(clock, monkeypatch):
 
 
 def test_what_a_kernel_adds_to_is_left_as_it_was(clock):
-    weight, x, out = torch.ones(1, 3, 2), torch.ones(3, 4), torch.full((2, 4), 10.0)
-    index = torch.zeros(3, 2, dtype=torch.int32)
-    options = {"num_nodes": 3, "degree": 2, "width": 4, "block_channels": 4}
+    weight, x, out = torch.ones(3, 1, 2), torch.ones(3, 4), torch.full((2, 4), 10.0)
+    index = torch.zeros(3, 1, 2, dtype=torch.int32)
+    options = {"num_nodes": 3, "own": 1, "degree": 2, "width": 4, "block_channels": 4}
     tiles.launch(
-        primitives._scatter_kernel,
+        edges._scatter_kernel,
         (3, 1, 4),
         weight,
         x,

@@ -77,7 +77,7 @@ def test_positions_do_not_depend_on_autocast(dtype):
     sampler = trained(WalkSampler(8, 2))
     with torch.autocast("cpu", dtype=dtype):
         near = sampler(x, grid)
-    assert near.pos.dtype == near.weight.dtype == torch.float32
+    assert near.pos.dtype == near.corners().weight.dtype == torch.float32
     assert torch.equal(near.pos, sampler(x, grid).pos)
 
 
@@ -97,7 +97,7 @@ def test_double_features_give_double_positions():
     x = torch.randn(grid.num_nodes, 8, dtype=torch.float64)
     sampler = trained(WalkSampler(8, 2)).double()
     near = sampler(x, grid)
-    assert near.pos.dtype == near.weight.dtype == torch.float64
+    assert near.pos.dtype == near.corners().weight.dtype == torch.float64
     single = sampler.float()(x.float(), grid)
     # float32 against float64, at coordinates up to 10.
     torch.testing.assert_close(near.pos.float(), single.pos, atol=5e-6, rtol=0)

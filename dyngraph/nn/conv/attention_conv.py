@@ -15,7 +15,7 @@ from dyngraph.nn.conv.given_edges import (
     with_attention,
 )
 from dyngraph.nn.node_linear import NodeLinear
-from dyngraph.ops.backend import accumulator
+from dyngraph.ops.precision import accumulator
 
 
 class AttentionConv(MessagePassing):
@@ -44,6 +44,9 @@ class AttentionConv(MessagePassing):
     Raises:
         ValueError: If ``groups`` does not divide the channels, or ``aggr`` is not the sum.
     """
+
+    scale = 1.0
+    """The factor of the scores."""
 
     def __init__(
         self,
@@ -99,6 +102,10 @@ class AttentionConv(MessagePassing):
             return x[1], x[0], x[0]
         return self.lin_query(x[1]), self.lin_key(x[0]), self.lin_value(x[0])
 
+    def position_scores(self, query: Tensor, grid: Grid) -> OptTensor:
+        r"""What positions on a grid add to the scores, ``[N, G, K]``; here nothing."""
+        return None
+
     def forward(
         self,
         x: Union[Tensor, PairTensor],
@@ -145,7 +152,7 @@ class AttentionConv(MessagePassing):
         edge_index: Adj,
         edge_weight: OptTensor,
         edge_sample: OptTensor,
-        bias: OptTensor = None,
+        grid: Optional[Grid] = None,
     ) -> Tuple[Tensor, Tensor]:
         r"""Attention along the edges of a given graph.
 
@@ -154,7 +161,7 @@ class AttentionConv(MessagePassing):
             edge_index: The graph.
             edge_weight: ``[E]`` or None.
             edge_sample: ``[E]`` or None.
-            bias: ``[N, G, K]``, added to the scores, or None.
+            grid: The layout of the nodes, if :meth:`position_scores` are to be added.
 
         Returns:
             The output, and of each edge its part of its sample's attention ``[E, G]``.
@@ -165,6 +172,7 @@ class AttentionConv(MessagePassing):
             num_samples = self.num_edge_samples(edge_sample)
             check_samples(edge_sample, num_samples)
         parts = self.queries_keys_values(x)
+        bias = None if grid is None else self.position_scores(parts[0], grid)
         out, alpha = self.pass_messages(
             parts, edge_index, edge_weight, edge_sample, num_samples, bias
         )
@@ -226,7 +234,7 @@ class AttentionConv(MessagePassing):
         ptr: OptTensor,
         dim_size: int,
     ) -> Tensor:
-        score = (query_i * key_j).sum(dim=-1)
+        score = self.scale * (query_i * key_j).sum(dim=-1)
         if edge_weight is not None:
             score = edge_weight.unsqueeze(-1) * score
         if edge_sample is None:

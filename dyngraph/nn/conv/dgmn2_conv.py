@@ -14,7 +14,6 @@ from dyngraph.nn.node_linear import TransformerLinear
 from dyngraph.nn.relative_position import RelativePosition
 from dyngraph.ops import sampled_attention
 from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.groups import join_groups, split_groups
 from dyngraph.samplers import LinearWalkSampler, Sampler
 
 
@@ -127,19 +126,14 @@ class DGMN2Conv(AttentionConv):
         if grid is not None and edge_sample is None:
             raise ValueError("grid: expected None without edge_sample, got a grid")
         x = (x, x) if isinstance(x, Tensor) else x
-        if grid is None:
-            result = super().forward(
-                x, edge_index, edge_weight, edge_sample, return_attention_weights=True
-            )
-        else:
+        if grid is not None:
             self.check_channels(x)
             check_rows(x, grid, None, None)
-            bias = self._relative_scores(x[1], grid)
-            out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample, bias)
-            result = out, with_attention(edge_index, alpha)
-        out, edges = result
-        out = self.proj(out)
-        return (out, edges) if return_attention_weights else out
+            out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample, grid)
+            out = self.proj(out)
+            return (out, with_attention(edge_index, alpha)) if return_attention_weights else out
+        out = super().forward(x, edge_index, edge_weight, edge_sample, return_attention_weights)
+        return (self.proj(out[0]), out[1]) if return_attention_weights else self.proj(out)
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
@@ -151,10 +145,10 @@ class DGMN2Conv(AttentionConv):
         return self.heads * self.conv_offset.num_samples
 
     def queries_keys_values(self, x: PairTensor) -> Tuple[Tensor, Tensor, Tensor]:
-        r"""Scaled queries, keys and values, ``[N, C]`` each."""
+        r"""Queries, keys and values, ``[N, C]`` each."""
         source = self.qkv(x[0]).chunk(3, dim=1)
         target = source if x[1] is x[0] else self.qkv(x[1]).chunk(3, dim=1)
-        return self.scale * target[0], source[1], source[2]
+        return target[0], source[1], source[2]
 
     def sample(
         self, x: Union[Tensor, PairTensor], grid: Grid
@@ -166,40 +160,29 @@ class DGMN2Conv(AttentionConv):
             ``[N, heads, K]``.
         """
         x = (x, x) if isinstance(x, Tensor) else x
-        all_heads = grid.repeat(self.heads)
-        by_head = self.conv_offset(split_groups(x[1], self.heads), all_heads)
-        pos = by_head.pos.unflatten(0, (self.heads, -1)).transpose(0, 1)
-        near = Neighborhood(grid, pos, by_head.padding_mode)
+        near = self.conv_offset(self._by_head(x[1]), grid)
+        query, key, value = self.queries_keys_values(x)
+        bias = self.position_scores(query, grid)
         if resolve_backend(self.backend, x[0].device) == "pyg":
             edges, num_samples = near.edges(), self.heads * near.num_samples
-            bias = self._relative_scores(x[1], grid)
             out, alpha = self.pass_messages(
-                self.queries_keys_values(x),
-                edges.index,
-                edges.weight,
-                edges.sample,
-                num_samples,
-                bias,
+                (query, key, value), edges.index, edges.weight, edges.sample, num_samples, bias
             )
             # All corners of a sample have its attention, and other heads none.
-            alpha = alpha.view(*near.corner_index.shape, self.heads)[:, :, 0].sum(dim=-1)
+            alpha = alpha.view(len(near.pos), num_samples, 4, self.heads)[:, :, 0].sum(dim=-1)
             return out, near, alpha.unflatten(1, (self.heads, near.num_samples))
-        # Heads are split once, for queries, keys and values together.
-        query, key, value = self._split_heads(self.qkv(x[0]))
-        if x[1] is not x[0]:
-            query = self._split_heads(self.qkv(x[1]))[0]
         out, alpha = sampled_attention(
             query,
             key,
             value,
-            by_head,
-            scale=self.scale,
-            bias=self.pos_emb(query, all_heads).unsqueeze(1),
+            near,
+            self.heads,
+            self.scale,
+            bias,
             return_weights=True,
             backend=self.backend,
         )
-        alpha = alpha.unflatten(0, (self.heads, -1)).squeeze(2).transpose(0, 1)
-        return join_groups(out, self.heads), near, alpha
+        return out, near, alpha
 
     def edge_update(
         self,
@@ -219,7 +202,7 @@ class DGMN2Conv(AttentionConv):
             )
         # Sample g K + k belongs to head g alone.
         head = F.one_hot(edge_sample // (num_samples // self.heads), self.heads)
-        score = (head * (query_i * key_j).sum(dim=-1)).sum(dim=-1)
+        score = self.scale * (head * (query_i * key_j).sum(dim=-1)).sum(dim=-1)
         if edge_weight is not None:
             score = edge_weight * score
         sample = index * num_samples + edge_sample
@@ -228,17 +211,13 @@ class DGMN2Conv(AttentionConv):
         alpha = (score if bias is None else score + bias).softmax(dim=-1)
         return head * alpha.flatten().index_select(0, sample).unsqueeze(-1)
 
-    def _split_heads(self, qkv: Tensor) -> Tuple[Tensor, ...]:
-        """Queries, keys and values ``[heads * N, d]``, one head after the other."""
-        rows = split_groups(qkv, 3 * self.heads)
-        # No chunks, whose number an exported program would have to know.
-        return rows.view(3, self.heads * qkv.size(0), rows.size(1)).unbind()
+    def _by_head(self, x: Tensor) -> Tensor:
+        """``[N, C] -> [N, heads, d]``."""
+        return x.unflatten(1, (self.heads, -1))
 
-    def _relative_scores(self, x: Tensor, grid: Grid) -> Tensor:
-        """The scores ``[N, heads, K]`` of the relative positions of targets' samples on a grid."""
-        query = self.qkv(x).chunk(3, dim=1)[0]
-        bias = self.pos_emb(split_groups(query, self.heads), grid.repeat(self.heads))
-        return bias.unflatten(0, (self.heads, -1)).transpose(0, 1)
+    def position_scores(self, query: Tensor, grid: Grid) -> Tensor:
+        r"""The scores of relative positions of the samples, ``[N, heads, K]``."""
+        return self.pos_emb(self._by_head(query), grid)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, heads={self.heads})"

@@ -20,8 +20,8 @@ from dyngraph.nn.conv.given_edges import (
     with_attention,
 )
 from dyngraph.nn.node_linear import NodeLinear
-from dyngraph.ops import sampled_sum
-from dyngraph.ops.backend import accumulator, resolve_backend
+from dyngraph.ops.backend import resolve_backend
+from dyngraph.ops.precision import accumulator
 from dyngraph.samplers import Sampler
 
 
@@ -241,9 +241,9 @@ class DGMNConv(MessagePassing):
         samples: List[Tuple[Neighborhood, Tensor]] = []
 
         def messages(h: PairTensor, step: int) -> Sequence[Tensor]:
-            rates = [message.sample(h[0], grid, h[1]) for message in self.messages]
-            samples.extend(rates)
-            return [sampled_sum(weight, h[0], near, backend=self.backend) for near, weight in rates]
+            sent, nears, weights = zip(*(m.send(h[0], grid, h[1]) for m in self.messages))
+            samples.extend(zip(nears, weights))
+            return sent
 
         out = self._steps(x, messages)
         nears, weights = zip(*samples)
@@ -346,9 +346,9 @@ class DGMNConv(MessagePassing):
         return [message.num_samples for message in self.messages]
 
     def _edges(self, x: PairTensor, grid: Grid) -> Tuple[Tensor, Tensor]:
-        rates = [message.sample(x[0], grid, x[1]) for message in self.messages]
-        edges = torch.cat([near.edges().index for near, _ in rates], dim=1)
-        return edges, torch.cat([near.corner_alpha(weight) for near, weight in rates])
+        _, nears, weights = zip(*(message.send(x[0], grid, x[1]) for message in self.messages))
+        edges = torch.cat([near.edges().index for near in nears], dim=1)
+        return edges, torch.cat([near.corner_alpha(w) for near, w in zip(nears, weights)])
 
     def _check_nodes(self, x: PairTensor) -> None:
         for part in x:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import reset
 
 from dyngraph.grid import Grid
-from dyngraph.neighborhood import Neighborhood
-from dyngraph.ops import sampled_convolution, sampled_sum
+from dyngraph.neighborhood import Corners, Neighborhood
+from dyngraph.ops import find_corners, sampled_convolution, sampled_sum
 from dyngraph.ops.softmax import softmax_over_samples
 from dyngraph.samplers import DilatedSampler, Sampler, WalkSampler
 
@@ -107,36 +107,43 @@ class DynamicMessage(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, target: Tensor | None = None) -> Tensor:
         r"""The messages ``[N, C]`` of nodes ``x [N, C]`` to themselves, or to other targets."""
-        near, weight = self.sample(x, grid, target)
-        return sampled_sum(weight, x, near, backend=self.backend)
+        return self.send(x, grid, target)[0]
 
-    def sample(
+    def send(
         self, x: Tensor, grid: Grid, target: Tensor | None = None
-    ) -> tuple[Neighborhood, Tensor]:
-        r"""The samples of all nodes, and the weights :math:`\alpha w` ``[N, max(G, 1), K]``."""
-        near, filters, affinity = self.predict(x, grid, target)
-        return near, filters if affinity is None else filters * affinity
-
-    def predict(
-        self, x: Tensor, grid: Grid, target: Tensor | None = None
-    ) -> tuple[Neighborhood, Tensor, Tensor | None]:
-        r"""The samples of all nodes, their filters and their affinities.
+    ) -> tuple[Tensor, Neighborhood, Tensor]:
+        r"""The messages, the samples, and their weights :math:`\alpha w` ``[N, max(G, 1), K]``.
 
         Args:
             x: The nodes that are sampled, ``[N, C]``.
             grid: Their layout.
             target: The nodes that listen, ``[N, C]``, where they are not ``x``. Walks are theirs.
-
-        Returns:
-            The samples, w ``[N, max(G, 1), K]``, and α ``[N, 1, K]`` or None.
         """
         near = self.sampler(x if target is None else target, grid)
-        if self.predicts:
-            z = sampled_convolution(x, self.prediction, near, backend=self.backend)
-            z = z if self.bias is None else z + self.bias
-        else:
-            z = x.new_empty(len(near.pos), 0)
-        return near, *self.split(z)
+        # Predictions and messages are of the same samples.
+        corners = find_corners(near, backend=self.backend)
+        filters, affinity = self.predict(x, near, corners)
+        weight = filters if affinity is None else filters * affinity
+        out = sampled_sum(weight, x, near, corners=corners, backend=self.backend)
+        return out, near, weight
+
+    def predict(
+        self, x: Tensor, near: Neighborhood, corners: Corners | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        r"""The filters and the affinities of samples.
+
+        Args:
+            x: The nodes that are sampled, ``[N, C]``.
+            near: The samples.
+            corners: Their corners, if they are known.
+
+        Returns:
+            w ``[N, max(G, 1), K]``, and α ``[N, 1, K]`` or None.
+        """
+        if not self.predicts:
+            return self.split(x.new_empty(len(near.pos), 0))
+        z = sampled_convolution(x, self.prediction, near, corners=corners, backend=self.backend)
+        return self.split(z if self.bias is None else z + self.bias)
 
     def predict_from(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
         r"""Filters and affinities, as :meth:`predict` gives them, of samples ``[N, K, C]``."""

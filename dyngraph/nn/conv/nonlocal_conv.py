@@ -5,10 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.typing import PairTensor
 
+from dyngraph.derivatives import differentiable_gradients, transforms_active
 from dyngraph.grid import Grid
 from dyngraph.nn.conv.attention_conv import AttentionConv
-from dyngraph.ops.attention import differentiable_gradients
-from dyngraph.ops.transforms import transforms_active
 
 
 class NonLocalConv(AttentionConv):

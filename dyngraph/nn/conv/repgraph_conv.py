@@ -99,7 +99,8 @@ class RepGraphConv(AttentionConv):
                 parts, edges.index, edges.weight, edges.sample, near.num_samples
             )
             # All corners of a sample have its attention.
-            alpha = alpha.view(*near.corner_index.shape, self.groups)[:, :, 0].transpose(1, 2)
+            alpha = alpha.view(len(near.pos), near.num_samples, 2**grid.num_axes, self.groups)
+            alpha = alpha[:, :, 0].transpose(1, 2)
             return out, near, alpha
         out, alpha = sampled_attention(
             query, key, value, near, self.groups, return_weights=True, backend=self.backend

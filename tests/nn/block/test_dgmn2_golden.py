@@ -53,7 +53,7 @@ def test_relative_positions(name):
     grid = Grid([[config["H"], config["W"]]] * len(golden["x"]))
 
     def run(x):
-        return module(x.flatten(0, 3), grid).view(golden["output"].shape)
+        return module(x.flatten(0, 3).unsqueeze(1), grid).view(golden["output"].shape)
 
     assert_reproduced(golden, module, run)
 

@@ -38,7 +38,7 @@ def dense(conv, x, grid):
     for head in range(conv.heads):
         own = slice(head * channels, (head + 1) * channels)
         near = conv.conv_offset(x[:, own], grid)
-        bias = conv.pos_emb(query[:, own], grid).unsqueeze(1)
+        bias = conv.pos_emb(query[:, own].unsqueeze(1), grid)
         out, _ = reference.sampled_attention(
             query[:, own], key[:, own], value[:, own], near, scale=channels**-0.5, bias=bias
         )

@@ -118,7 +118,8 @@ def test_biases_of_walks_and_predictions():
         x[:12].view(1, 3, 4, 4).movedim(-1, 1), message.sampler.walk.weight, padding=3, dilation=3
     )
     walk = walk.movedim(1, -1).view(12, 9, 2) + message.sampler.walk.bias.view(9, 2)
-    near, filters, affinity = message.predict(x, grid)
+    near = message.sampler(x, grid)
+    filters, affinity = message.predict(x, near)
     taps = message.sampler.taps(x.device, x.dtype) + grid.pos[:12].unsqueeze(1)
     torch.testing.assert_close(near.pos[:12], taps + walk, atol=1e-13, rtol=1e-13)
     z = torch.einsum("nkc,ock->no", reference.interpolate(x, near), message.prediction)

@@ -3,43 +3,50 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyngraph.ops import torch_kernels
-from dyngraph.ops.primitives import gather_dot, gather_sum, scatter_sum
-from dyngraph.ops.torch_kernels import transpose_index
+from dyngraph.ops.kernels.pytorch import rows as torch_rows
+from dyngraph.ops.kernels.pytorch.rows import transpose_index
+from dyngraph.ops.operators import gather_dot, gather_sum, scatter_sum
 
 KERNELS = ("torch", "triton")
 
 
-def incidence(index, num_rows):
-    """``[N, L, M]``: which row each edge listens to."""
-    return torch.nn.functional.one_hot(index.long(), num_rows).double()
+def incidence(index, num_rows, groups):
+    """``[N, G, L, M]``: which row each edge of a group listens to."""
+    return torch.nn.functional.one_hot(index.long(), num_rows).double().expand(-1, groups, -1, -1)
 
 
 def dense_gather_dot(x, table, index, groups):
-    rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
-    return (x.unsqueeze(1) * rows).unflatten(2, (groups, -1)).sum(dim=-1).permute(2, 0, 1)
+    tables = table.unflatten(1, (groups, -1))
+    rows = torch.einsum("nglm,mgc->nglc", incidence(index, len(table), groups), tables)
+    return (x.unflatten(1, (groups, 1, -1)) * rows).sum(dim=-1)
 
 
 def dense_gather_sum(weight, table, index):
-    rows = torch.einsum("nlm,mc->nlc", incidence(index, len(table)), table)
-    rows = rows.unflatten(2, (len(weight), -1))
-    return torch.einsum("gnl,nlgc->ngc", weight, rows).flatten(1)
+    groups = weight.shape[1]
+    tables = table.unflatten(1, (groups, -1))
+    rows = torch.einsum("nglm,mgc->nglc", incidence(index, len(table), groups), tables)
+    return torch.einsum("ngl,nglc->ngc", weight, rows).flatten(1)
 
 
 def dense_scatter(weight, x, index, num_rows):
-    groups = x.unflatten(1, (len(weight), -1))
-    return torch.einsum("nlm,gnl,ngc->mgc", incidence(index, num_rows), weight, groups).flatten(1)
+    groups = weight.shape[1]
+    edges = incidence(index, num_rows, groups)
+    return torch.einsum("nglm,ngl,ngc->mgc", edges, weight, x.unflatten(1, (groups, -1))).flatten(1)
 
 
-def make(num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=torch.int32):
+def make(
+    num_nodes=6, degree=4, num_rows=5, channels=4, groups=2, index_dtype=torch.int32, own=False
+):
     def randn(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
     return {
         "x": randn(num_nodes, channels),
         "table": randn(num_rows, channels),
-        "weight": randn(groups, num_nodes, degree),
-        "index": torch.randint(max(num_rows, 1), (num_nodes, degree), dtype=index_dtype),
+        "weight": randn(num_nodes, groups, degree),
+        "index": torch.randint(
+            max(num_rows, 1), (num_nodes, groups if own else 1, degree), dtype=index_dtype
+        ),
         "groups": groups,
     }
 
@@ -52,9 +59,10 @@ SHAPES = [(6, 4, 5), (6, 5, 5), (6, 12, 5), (0, 4, 5), (6, 0, 5), (6, 4, 1), (1,
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_primitives_equal_their_definition(shape, groups, index_dtype, backend):
+@pytest.mark.parametrize("own", [False, True])
+def test_primitives_equal_their_definition(own, shape, groups, index_dtype, backend):
     num_nodes, degree, num_rows = shape
-    t = make(num_nodes, degree, num_rows, groups=groups, index_dtype=index_dtype)
+    t = make(num_nodes, degree, num_rows, groups=groups, index_dtype=index_dtype, own=own)
     torch.testing.assert_close(
         gather_dot(t["x"], t["table"], t["index"], groups, backend),
         dense_gather_dot(t["x"], t["table"], t["index"], groups),
@@ -72,8 +80,8 @@ def test_primitives_equal_their_definition(shape, groups, index_dtype, backend):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_tables_that_do_not_fit_the_cache(monkeypatch, groups):
     """In blocks of 32, 32 and 6 channels."""
-    monkeypatch.setattr(torch_kernels, "_CACHE", 1)
-    monkeypatch.setattr(torch_kernels, "_READS", 0)
+    monkeypatch.setattr(torch_rows, "_CACHE", 1)
+    monkeypatch.setattr(torch_rows, "_READS", 0)
     t = make(channels=groups * 70, groups=groups)
     torch.testing.assert_close(
         gather_sum(t["weight"], t["table"], t["index"], "torch"),
@@ -87,26 +95,26 @@ def test_tables_that_do_not_fit_the_cache(monkeypatch, groups):
 
 @pytest.mark.parametrize("backend", KERNELS)
 def test_a_table_without_rows(backend):
-    index = torch.zeros(3, 2, dtype=torch.int32)
+    index = torch.zeros(3, 1, 2, dtype=torch.int32)
     assert torch.equal(
-        gather_dot(torch.ones(3, 4), torch.ones(0, 4), index, 2, backend), torch.zeros(2, 3, 2)
+        gather_dot(torch.ones(3, 4), torch.ones(0, 4), index, 2, backend), torch.zeros(3, 2, 2)
     )
     assert torch.equal(
-        gather_sum(torch.ones(2, 3, 2), torch.ones(0, 4), index, backend), torch.zeros(3, 4)
+        gather_sum(torch.ones(3, 2, 2), torch.ones(0, 4), index, backend), torch.zeros(3, 4)
     )
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 4 * 3, 2**24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gather_dot_in_chunks_equals_gather_dot(monkeypatch, chunk, dtype):
-    monkeypatch.setattr(torch_kernels, "_CHUNK", chunk)
+    monkeypatch.setattr(torch_rows, "_CHUNK", chunk)
     x, table = torch.randn(10, 4, dtype=dtype), torch.randn(9, 4, dtype=dtype)
     index = torch.randint(9, (10, 7))
-    expected = torch_kernels._dot_csr(x, table, index)
-    torch.testing.assert_close(torch_kernels._dot_chunked(x, table, index), expected)
+    expected = torch_rows._dot_csr(x, table, index)
+    torch.testing.assert_close(torch_rows._dot_chunked(x, table, index), expected)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         # Autocast does not round the operands.
-        out = torch_kernels._dot_chunked(x, table, index)
+        out = torch_rows._dot_chunked(x, table, index)
     torch.testing.assert_close(out, expected)
 
 
@@ -120,7 +128,7 @@ def test_transpose_index_sorts_edges_by_row():
 
 @pytest.mark.parametrize("backend", KERNELS)
 def test_rows_that_nobody_hears_get_zero(backend):
-    index = torch.tensor([[1, 1]])
+    index = torch.tensor([[[1, 1]]])
     out = scatter_sum(torch.tensor([[[2.0, 3.0]]]), torch.tensor([[1.0, -1.0]]), index, 3, backend)
     assert out.tolist() == [[0, 0], [5, -5], [0, 0]]
 
@@ -129,15 +137,16 @@ def test_rows_that_nobody_hears_get_zero(backend):
 def test_other_rows_may_hold_anything(backend):
     """A NaN or an infinity in a row that a node does not listen to stays away from it."""
     table = torch.tensor([[torch.nan, torch.inf], [1.0, 2.0], [torch.inf, torch.nan]])
-    index = torch.ones(4, 2, dtype=torch.int32)
+    index = torch.ones(4, 1, 2, dtype=torch.int32)
     assert gather_dot(torch.ones(4, 2), table, index, 1, backend).unique().tolist() == [3]
-    assert gather_sum(torch.ones(1, 4, 2), table, index, backend).tolist() == [[2, 4]] * 4
+    assert gather_sum(torch.ones(4, 1, 2), table, index, backend).tolist() == [[2, 4]] * 4
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2), (0, 4, 5), (3, 0, 2)])
-def test_gradients_to_second_order(shape):
+@pytest.mark.parametrize("own", [False, True])
+def test_gradients_to_second_order(own, shape):
     num_nodes, degree, num_rows = shape
-    t = make(num_nodes, degree, num_rows)
+    t = make(num_nodes, degree, num_rows, own=own)
     index, groups = t["index"], t["groups"]
     for function, inputs in (
         (lambda x, table: gather_dot(x, table, index, groups, "torch"), (t["x"], t["table"])),
@@ -186,9 +195,10 @@ def test_opcheck(shape, backend):
     num_rows=st.integers(1, 6),
     groups=st.integers(1, 3),
     width=st.integers(1, 3),
+    own=st.booleans(),
 )
-def test_gather_and_scatter_are_adjoint(num_nodes, degree, num_rows, groups, width, backend):
-    t = make(num_nodes, degree, num_rows, groups * width, groups)
+def test_gather_and_scatter_are_adjoint(num_nodes, degree, num_rows, groups, width, own, backend):
+    t = make(num_nodes, degree, num_rows, groups * width, groups, own=own)
     x, table, weight, index = t["x"], t["table"], t["weight"], t["index"]
     product = (gather_sum(weight, table, index, backend) * x).sum()
     torch.testing.assert_close(

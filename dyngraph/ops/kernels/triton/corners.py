@@ -1,4 +1,4 @@
-"""The kernels of :mod:`dyngraph.ops.corners`."""
+"""The kernels of :mod:`dyngraph.ops.operators.corners`."""
 
 from collections.abc import Sequence
 
@@ -7,53 +7,60 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyngraph.ops.triton_kernels.tiles import device
+from dyngraph.multilinear import Maps, corners_of_nothing, parts_of
+from dyngraph.ops.kernels.triton.tiles import device
 
 # Samples of a program.
 _BLOCK = 256
 
 
 def corners(
-    pos: Tensor, shape: Sequence[int], num_maps: int, border: bool, dtype: torch.dtype
+    pos: Tensor, maps: Sequence[Maps], border: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    num_nodes, num_samples, num_axes = pos.shape
-    weight = pos.new_empty(num_nodes, 2**num_axes, num_samples)
+    num_nodes, groups, num_samples, num_axes = pos.shape
+    weight = pos.new_empty(num_nodes, groups, 2**num_axes, num_samples)
     index = torch.empty_like(weight, dtype=dtype)
-    if weight.numel():
-        with device(pos):
-            _corners_kernel[(triton.cdiv(num_nodes * num_samples, _BLOCK),)](
-                pos.contiguous(),
-                index,
-                weight,
-                num_nodes * num_samples,
-                num_samples,
-                num_nodes // num_maps,
-                *lengths(shape),
-                num_axes,
-                border,
-                _BLOCK,
-            )
+    for part, rows, sender in parts_of(maps):
+        if part.num_senders == 0:
+            index[rows], weight[rows] = corners_of_nothing(pos[rows], dtype)
+        elif num_rows := part.num_receivers * groups * num_samples:
+            with device(pos):
+                _corners_kernel[(triton.cdiv(num_rows, _BLOCK),)](
+                    pos[rows].contiguous(),
+                    index[rows],
+                    weight[rows],
+                    num_rows,
+                    num_samples,
+                    part.receivers_of_map * groups,
+                    sender,
+                    *lengths(part.shape),
+                    num_axes,
+                    border,
+                    _BLOCK,
+                )
     return index, weight
 
 
 def corners_backward(
-    grad_weight: Tensor, pos: Tensor, shape: Sequence[int], border: bool
+    grad_weight: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool
 ) -> Tensor:
-    num_nodes, num_samples, num_axes = pos.shape
-    grad_pos = torch.empty_like(pos, memory_format=torch.contiguous_format)
-    if grad_pos.numel():
-        with device(pos):
-            _corners_backward_kernel[(triton.cdiv(num_nodes * num_samples, _BLOCK),)](
-                grad_weight.contiguous(),
-                pos.contiguous(),
-                grad_pos,
-                num_nodes * num_samples,
-                num_samples,
-                *lengths(shape),
-                num_axes,
-                border,
-                _BLOCK,
-            )
+    _, groups, num_samples, num_axes = pos.shape
+    grad_pos = torch.zeros_like(pos, memory_format=torch.contiguous_format)
+    for part, rows, _ in parts_of(maps):
+        num_rows = part.num_receivers * groups * num_samples
+        if part.num_senders and num_rows:
+            with device(pos):
+                _corners_backward_kernel[(triton.cdiv(num_rows, _BLOCK),)](
+                    grad_weight[rows].contiguous(),
+                    pos[rows].contiguous(),
+                    grad_pos[rows],
+                    num_rows,
+                    num_samples,
+                    *lengths(part.shape),
+                    num_axes,
+                    border,
+                    _BLOCK,
+                )
     return grad_pos
 
 
@@ -70,7 +77,8 @@ def _corners_kernel(
     weight,
     num_rows,
     num_samples,
-    nodes_of_map,
+    rows_of_map,
+    first_sender,
     length_0,
     length_1,
     length_2,
@@ -79,13 +87,15 @@ def _corners_kernel(
     block: tl.constexpr,
 ):
     sample, live = _samples(num_rows, block)
-    node, k = sample // num_samples, sample % num_samples
+    # A row for each node, or for each group of a node.
+    row, k = sample // num_samples, sample % num_samples
     shape = (length_0, length_1, length_2)
     axes = load_axes(pos, sample, live, shape, num_axes, border)
     for c in tl.static_range(2**num_axes):
-        row, factor = find_corner(axes, shape, node // nodes_of_map, c, num_axes)
-        place = (node * 2**num_axes + c) * num_samples + k
-        tl.store(index + place, row.to(index.dtype.element_ty), live)
+        sender, factor = find_corner(axes, shape, row // rows_of_map, c, num_axes)
+        sender += first_sender
+        place = (row * 2**num_axes + c) * num_samples + k
+        tl.store(index + place, sender.to(index.dtype.element_ty), live)
         tl.store(weight + place, factor, live)
 
 
@@ -104,20 +114,20 @@ def _corners_backward_kernel(
     block: tl.constexpr,
 ):
     sample, live = _samples(num_rows, block)
-    node, k = sample // num_samples, sample % num_samples
+    row, k = sample // num_samples, sample % num_samples
     shape = (length_0, length_1, length_2)
     axes = load_axes(pos, sample, live, shape, num_axes, border)
     place, there = coordinates(sample, live, num_axes)
     total = tl.zeros(place.shape, pos.dtype.element_ty)
     for c in tl.static_range(2**num_axes):
-        upstream = tl.load(grad_weight + (node * 2**num_axes + c) * num_samples + k, live, other=0)
+        upstream = tl.load(grad_weight + (row * 2**num_axes + c) * num_samples + k, live, other=0)
         total += upstream[:, None] * corner_slopes(axes, c, num_axes)
     tl.store(grad_pos + place, free_gradient(total, axes, num_axes, border), there)
 
 
 @triton.jit
 def _samples(num_rows, block: tl.constexpr):
-    """The samples of this program, numbered through all nodes, and which of them there are."""
+    """The samples of this program, numbered through all rows, and which of them there are."""
     sample = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     return sample, sample < num_rows
 

@@ -1,4 +1,4 @@
-"""The kernels of :mod:`dyngraph.ops.position_attention`."""
+"""The kernels of :mod:`dyngraph.ops.operators.attention`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -8,19 +8,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyngraph.ops.backend import accumulator
-from dyngraph.ops.corners import Run, corners
-from dyngraph.ops.torch_kernels import corner_alpha
-from dyngraph.ops.triton_kernels.corners import (
+from dyngraph.multilinear import Maps, index_dtype
+from dyngraph.ops.kernels.triton.corners import (
     coordinates,
     corner_slopes,
+    corners,
     find_corner,
     free_gradient,
     lengths,
     load_axes,
 )
-from dyngraph.ops.triton_kernels.primitives import scatter_transposed
-from dyngraph.ops.triton_kernels.tiles import (
+from dyngraph.ops.kernels.triton.edges import scatter_transposed
+from dyngraph.ops.kernels.triton.tiles import (
     add_rows,
     block_channels,
     launch,
@@ -28,6 +27,7 @@ from dyngraph.ops.triton_kernels.tiles import (
     program_columns,
     program_nodes,
 )
+from dyngraph.ops.precision import accumulator
 
 # Numbers that differ from batch to batch, if not from launch to launch: no kernel of its own for
 # each that happens to be 1 or a multiple of 16.
@@ -48,21 +48,21 @@ def attention(
     value: Tensor | None,
     pos: Tensor,
     bias: Tensor | None,
+    maps: Sequence[Maps],
+    border: bool,
     groups: int,
     scale: float,
-    runs: Sequence[Run],
-    border: bool,
-) -> tuple[Tensor, Tensor]:
-    """In one pass over the samples, whose corners are computed on the way."""
+    keep_scores: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """In one pass over the samples, whose corners are computed on the way; nothing is kept."""
     table = key if value is None else value
     out = table.new_zeros(len(query), table.shape[1])
-    shape = (len(query), groups, pos.shape[1])
+    shape = (len(query), groups, pos.shape[2])
     alpha = query.new_zeros(shape, dtype=accumulator(query.dtype))
-    if alpha.numel() == 0:
-        return out, alpha
-    tensors = [*_contiguous(query, key, table, bias), out, alpha]
-    _launch(_attention_kernel, tensors, key, value, alpha, scale, _places(pos, runs, border))
-    return out, alpha
+    if alpha.numel():
+        tensors = [*_contiguous(query, key, table, bias), out, alpha]
+        _launch(_attention_kernel, tensors, key, value, alpha, scale, _places(pos, maps, border))
+    return out, alpha, alpha.new_empty(0)
 
 
 def attention_backward(
@@ -73,10 +73,11 @@ def attention_backward(
     value: Tensor | None,
     pos: Tensor,
     alpha: Tensor,
+    scores: Tensor,
+    maps: Sequence[Maps],
+    border: bool,
     groups: int,
     scale: float,
-    runs: Sequence[Run],
-    border: bool,
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """All in one kernel; or, if it has to be deterministic, tables over the transposed graph."""
@@ -87,7 +88,8 @@ def attention_backward(
     atomic = not torch.are_deterministic_algorithms_enabled()
     grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
     grad_score = torch.zeros_like(alpha, memory_format=torch.contiguous_format)
-    grad_pos = alpha.new_zeros(*alpha.shape, pos.shape[2]) if needs_pos else None
+    # Of each group, even where all share the position.
+    grad_pos = alpha.new_zeros(*alpha.shape, pos.shape[3]) if needs_pos else None
     grad_key = alpha.new_zeros(key.shape) if needs_key and atomic else None
     grad_value = alpha.new_zeros(table.shape) if needs_value and atomic else None
     if alpha.numel():
@@ -103,24 +105,26 @@ def attention_backward(
             value,
             alpha,
             scale,
-            _places(pos, runs, border),
+            _places(pos, maps, border),
             adds_to=[name for name, grad in tables.items() if grad is not None],
         )
     if not atomic and (needs_key or needs_value):
-        index, weight = corners(pos, runs, border)
-        edges, weight = index.flatten(1), weight.to(alpha.dtype)
-        key_term = (corner_alpha(grad_score.transpose(0, 1) * scale, weight), query)
-        value_term = (corner_alpha(alpha.transpose(0, 1), weight), grad_out)
+        index, weight = corners(pos, maps, border, index_dtype(pos, maps))
+        edges, weight = index.flatten(2), weight.to(alpha.dtype)
+        key_term = ((scale * grad_score.unsqueeze(2) * weight).flatten(2), query)
+        value_term = ((alpha.unsqueeze(2) * weight).flatten(2), grad_out)
         if needs_key:
             terms = [key_term, value_term] if value is None else [key_term]
             grad_key = scatter_transposed(edges, len(key), *terms)
         if needs_value:
             grad_value = scatter_transposed(edges, len(table), value_term)
+    if grad_pos is not None and pos.shape[1] == 1:
+        grad_pos = grad_pos.sum(dim=1, keepdim=True)
     return (
         grad_query if needs_query else query.new_empty(0),
         key.new_empty(0) if grad_key is None else grad_key.to(key.dtype),
         table.new_empty(0) if grad_value is None else grad_value.to(table.dtype),
-        pos.new_empty(0) if grad_pos is None else grad_pos.sum(dim=1).to(pos.dtype),
+        pos.new_empty(0) if grad_pos is None else grad_pos.to(pos.dtype),
         grad_score if needs_bias else alpha.new_empty(0),
     )
 
@@ -139,7 +143,7 @@ def _launch(
     places: Iterable[dict[str, Any]],
     adds_to: Sequence[str] = (),
 ) -> None:
-    """Runs a kernel for each run of maps that nodes listen to."""
+    """Runs a kernel for all neighbouring maps of one size."""
     _, groups, num_samples = alpha.shape
     key_width = key.shape[1] // groups
     value_width = key_width if value is None else value.shape[1] // groups
@@ -158,38 +162,41 @@ def _launch(
             block_key=block_channels(key_width),
             block_value=block_channels(value_width),
             # What tiles are chosen by.
-            kind=["num_samples", "key_width", "num_axes", "border", "shared"],
+            kind=["num_samples", "key_width", "num_axes", "border", "shared", "own"],
             adds_to=adds_to,
         )
 
 
-def _places(pos: Tensor, runs: Sequence[Run], border: bool) -> Iterator[dict[str, Any]]:
-    """For each run of maps that nodes listen to, where it is and where its samples are."""
+def _places(pos: Tensor, maps: Sequence[Maps], border: bool) -> Iterator[dict[str, Any]]:
+    """For neighbouring maps of one size, where they are and where the samples of them are."""
     pos = pos.contiguous()
     first_node = first_row = 0
-    for run in runs:
-        if run.num_listeners and run.num_senders:
-            yield _place(pos, run, border, first_node, first_row)
-        elif run.num_listeners:
+    for part in maps:
+        if part.num_receivers and part.num_senders:
+            yield _place(pos, part, border, first_node, first_row)
+        elif part.num_receivers:
             # No map to read: outside of a map of one node, samples contribute 0 as well.
-            one_node = Run(1, run.num_listeners, (1,) * len(run.shape))
+            one_node = Maps(1, part.num_receivers, (1,) * len(part.shape))
             yield _place(torch.full_like(pos, 2), one_node, False, first_node, 0)
-        first_node += run.num_listeners
-        first_row += run.num_senders
+        first_node += part.num_receivers
+        first_row += part.num_senders
 
 
-def _place(pos: Tensor, run: Run, border: bool, first_node: int, first_row: int) -> dict[str, Any]:
-    length_0, length_1, length_2 = lengths(run.shape)
+def _place(
+    pos: Tensor, maps: Maps, border: bool, first_node: int, first_row: int
+) -> dict[str, Any]:
+    length_0, length_1, length_2 = lengths(maps.shape)
     return {
         "pos": pos,
+        "own": pos.shape[1],
         "first_node": first_node,
-        "num_nodes": run.num_listeners,
+        "num_nodes": maps.num_receivers,
         "first_row": first_row,
-        "nodes_of_map": run.listeners_of_map,
+        "nodes_of_map": maps.receivers_of_map,
         "length_0": length_0,
         "length_1": length_1,
         "length_2": length_2,
-        "num_axes": len(run.shape),
+        "num_axes": len(maps.shape),
         "border": border,
     }
 
@@ -203,6 +210,7 @@ def _attention_kernel(
     out,
     alpha,
     pos,
+    own: tl.constexpr,
     first_node,
     num_nodes,
     first_row,
@@ -233,6 +241,7 @@ def _attention_kernel(
     value_column, value_inside = program_columns(value_width, block_value)
     sample = tl.arange(0, block_samples)
     first_score = (node * groups + tl.program_id(1)) * num_samples
+    first_sample = first_score if own > 1 else node * num_samples
 
     query_tile = load_rows(query, node, live, key_column, key_inside, key_channels, dtype)
     scores = tl.full([block_nodes, block_samples], float("-inf"), dtype)
@@ -243,7 +252,7 @@ def _attention_kernel(
     for k in range(num_samples):
         key_tile = tl.zeros([block_nodes, block_key], dtype)
         value_tile = tl.zeros([block_nodes, block_value], dtype)
-        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        axes = load_axes(pos, first_sample + k, live, shape, num_axes, border)
         for c in tl.static_range(2**num_axes):
             row, weight = find_corner(axes, shape, map_of_node, c, num_axes)
             row += first_row
@@ -291,6 +300,7 @@ def _attention_backward_kernel(
     grad_pos,
     grad_score,
     pos,
+    own: tl.constexpr,
     first_node,
     num_nodes,
     first_row,
@@ -321,6 +331,7 @@ def _attention_backward_kernel(
     value_column, value_inside = program_columns(value_width, block_value)
     sample = tl.arange(0, block_samples)
     first_score = (node * groups + tl.program_id(1)) * num_samples
+    first_sample = first_score if own > 1 else node * num_samples
     place = first_score[:, None] + sample[None, :]
     there = live[:, None] & (sample < num_samples)[None, :]
     shares = tl.load(alpha + place, there, other=0)
@@ -333,7 +344,7 @@ def _attention_backward_kernel(
     for k in range(num_samples):
         grad_share = tl.zeros([block_nodes], dtype)
         share = tl.load(alpha + first_score + k, live, other=0)
-        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        axes = load_axes(pos, first_sample + k, live, shape, num_axes, border)
         coordinate, there_too = coordinates(first_score + k, live, num_axes)
         grad_p = tl.zeros(coordinate.shape, dtype)
         for c in tl.static_range(2**num_axes):
@@ -362,7 +373,7 @@ def _attention_backward_kernel(
     for k in range(num_samples):
         scaled = tl.sum(tl.where(sample[None, :] == k, grad_scores, 0.0), axis=1) * scale
         share = tl.load(alpha + first_score + k, live, other=0)
-        axes = load_axes(pos, node * num_samples + k, live, shape, num_axes, border)
+        axes = load_axes(pos, first_sample + k, live, shape, num_axes, border)
         coordinate, there_too = coordinates(first_score + k, live, num_axes)
         grad_p = tl.zeros(coordinate.shape, dtype)
         for c in tl.static_range(2**num_axes):

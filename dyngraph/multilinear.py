@@ -1,0 +1,211 @@
+r"""Multilinear interpolation, in standard operators that any backend differentiates and exports.
+
+The weight of corner :math:`\mathbf{c}` of a sample at :math:`\mathbf{p}`, and its derivative, are
+products over the axes:
+
+.. math::
+    w_{\mathbf{c}} = \prod_a w_{c_a}(p_a), \qquad
+    \frac{\partial w_{\mathbf{c}}}{\partial p_a} = \pm_{c_a} \prod_{b \ne a} w_{c_b}(p_b), \qquad
+    w_{c_a}(p_a) = \max(0, 1 - |p_a - c_a|)
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dyngraph.derivatives import transforms_active
+
+
+class Maps(NamedTuple):
+    """Neighbouring sender maps of one size, and the nodes that listen to each."""
+
+    num_maps: int
+    receivers_of_map: int
+    shape: tuple[int, ...]
+    """The P lengths of a map."""
+
+    @property
+    def num_senders(self) -> int:
+        """The nodes of all of these maps."""
+        return self.num_maps * math.prod(self.shape)
+
+    @property
+    def num_receivers(self) -> int:
+        """The nodes that listen to all of them."""
+        return self.num_maps * self.receivers_of_map
+
+
+class AxisCorner(NamedTuple):
+    """The lower or the upper corner of samples along one axis, each tensor ``[..., K]``."""
+
+    node: Tensor
+    weight: Tensor
+    outside: Tensor
+    """1 outside the map, else 0."""
+
+
+def index_dtype(pos: Tensor, maps: Sequence[Maps]) -> torch.dtype:
+    r"""The integers that number corners: int32, or int64 where there are too many.
+
+    With room for an index of every corner, and of every sender node with every sample.
+    """
+    num_receivers, groups, num_samples, num_axes = pos.shape
+    rows = max(num_receivers * 2**num_axes, sum(part.num_senders for part in maps))
+    return torch.int32 if rows * groups * num_samples < 2**31 else torch.int64
+
+
+def parts_of(maps: Sequence[Maps]) -> Iterator[tuple[Maps, slice, int]]:
+    r"""All maps of one size at a time, with the rows of their receivers and their first sender."""
+    if len(maps) == 1:
+        # Not by numbers, which an exported program may not know.
+        yield maps[0], slice(None), 0
+        return
+    receiver = sender = 0
+    for part in maps:
+        yield part, slice(receiver, receiver + part.num_receivers), sender
+        receiver, sender = receiver + part.num_receivers, sender + part.num_senders
+
+
+def corners(
+    pos: Tensor, maps: Sequence[Maps], border: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    r"""Sender node and weight of each corner.
+
+    Args:
+        pos: ``[N, G, K, P]``, in units of nodes.
+        maps: The maps that the N nodes listen to.
+        border: Whether positions are clamped to the map. Otherwise a corner outside weighs 0.
+        dtype: The dtype of indices.
+
+    Returns:
+        ``[N, G, 2^P, K]`` each.
+    """
+    found = [
+        _corners_of_maps(pos[rows], part, sender, border, dtype)
+        for part, rows, sender in parts_of(maps)
+    ]
+    if not found:
+        found = [corners_of_nothing(pos, dtype)]
+    if len(found) == 1:
+        return found[0]
+    indices, weights = zip(*found, strict=True)
+    return torch.cat(indices), torch.cat(weights)
+
+
+def _corners_of_maps(
+    pos: Tensor, maps: Maps, first_sender: int, border: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    if maps.num_senders == 0:
+        return corners_of_nothing(pos, dtype)
+    index, weight = corners_in_map(pos, maps.shape, border, dtype)
+    by_map = index.unflatten(0, (maps.num_maps, maps.receivers_of_map))
+    return (by_map + first_nodes(maps, first_sender, index)).flatten(0, 1), weight
+
+
+def corners_of_nothing(pos: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    r"""The corners of samples without a map: any index of a node will do, and weighs 0."""
+    planes = pos[..., 0].unsqueeze(-2).expand(*pos.shape[:-2], 2 ** pos.shape[-1], -1)
+    weight = planes.masked_fill(torch.ones((), dtype=torch.bool, device=pos.device), 0)
+    return weight.to(dtype), weight
+
+
+def first_nodes(maps: Maps, first_sender: int, index: Tensor) -> Tensor:
+    r"""The first node of each map ``[B, 1, 1, 1, 1]``, for ``index [B, N / B, G, 2^P, K]``."""
+    image = torch.arange(maps.num_maps, dtype=index.dtype, device=index.device)
+    return (image * math.prod(maps.shape) + first_sender).view(-1, 1, 1, 1, 1)
+
+
+def corners_in_map(
+    pos: Tensor, shape: Sequence[int], border: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    r"""Index, in its map, and weight of each corner: ``[..., K, P] -> [..., 2^P, K]`` each."""
+    nodes: list[Tensor] = []
+    weights: list[Tensor] = []
+    for length, axis in zip(shape, _axes(pos, shape, border), strict=True):
+        indices = [corner.node.to(dtype) for corner in axis]
+        factors = [corner.weight for corner in axis]
+        if nodes:
+            nodes = [torch.add(i, row, alpha=length) for row in nodes for i in indices]
+        else:
+            nodes = indices
+        weights = [w * factor for w in weights for factor in factors] if weights else factors
+    return torch.stack(nodes, dim=-2), torch.stack(weights, dim=-2)
+
+
+def corners_backward(
+    grad_weight: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool
+) -> Tensor:
+    r"""The gradient ``[N, G, K, P]`` of positions from that of the weights ``[N, G, 2^P, K]``."""
+    grads = [
+        corners_backward_in_map(grad_weight[rows], pos[rows], part.shape, border)
+        if part.num_senders
+        else torch.zeros_like(pos[rows])
+        for part, rows, _ in parts_of(maps)
+    ]
+    if not grads:
+        return torch.zeros_like(pos)
+    return grads[0] if len(grads) == 1 else torch.cat(grads)
+
+
+def corners_backward_in_map(
+    grad_weight: Tensor, pos: Tensor, shape: Sequence[int], border: bool
+) -> Tensor:
+    r"""The gradient of positions on maps of one size: ``[..., 2^P, K] -> [..., K, P]``."""
+    axes = _axes(pos, shape, border)
+    weights = [torch.stack([lower.weight, upper.weight]) for lower, upper in axes]
+    slopes = [torch.stack([lower.outside - 1, 1 - upper.outside]) for lower, upper in axes]
+    # An axis of length 2 for each spatial axis.
+    planes = grad_weight.movedim(-2, 0).reshape(*[2] * len(axes), *pos.shape[:-1])
+    grads = []
+    for a, slope in enumerate(slopes):
+        # The differentiated axis last.
+        grad = planes.movedim(a, len(axes) - 1)
+        for factor in [*weights[:a], *weights[a + 1 :], slope]:
+            following = [1] * (grad.dim() - factor.dim())
+            grad = (grad * factor.view(2, *following, *pos.shape[:-1])).sum(dim=0)
+        grads.append(grad)
+    grad_pos = torch.stack(grads, dim=-1)
+    if border:
+        last = pos.new_tensor(shape) - 1
+        grad_pos = torch.where((pos > 0) & (pos < last), grad_pos, 0)
+    return grad_pos
+
+
+def _axes(pos: Tensor, shape: Sequence[int], border: bool) -> list[tuple[AxisCorner, AxisCorner]]:
+    return [
+        _axis_corners(p.contiguous(), length, border)
+        for p, length in zip(pos.unbind(-1), shape, strict=True)
+    ]
+
+
+def _axis_corners(p: Tensor, length: int, border: bool) -> tuple[AxisCorner, AxisCorner]:
+    """The lower and the upper corner."""
+    if border:
+        # Clamping an infinite position would hide it.
+        p = torch.where(p.isfinite(), p, torch.nan)
+        # On the border, the derivative of a clamp is 0 in new PyTorch and 1 in old. Here it is 0.
+        inner = (p > 0) & (p < length - 1)
+        p = torch.where(inner, p, p.detach().clamp(0, length - 1))
+    lower = p.detach().floor()
+    # NaN where p is not finite, so that both weights are.
+    fraction = p - lower
+    lower.nan_to_num_(0, 0, 0)
+    return (
+        _axis_corner(lower, 1 - fraction, length),
+        _axis_corner(lower + 1, fraction, length),
+    )
+
+
+def _axis_corner(corner: Tensor, weight: Tensor, length: int) -> AxisCorner:
+    # Clamped as a float: the integer cast of a far position is undefined.
+    node = corner.clamp(0, length - 1)
+    # Arithmetic in place, because comparisons and new memory take a CPU several times longer.
+    outside = (corner - node).abs_().clamp_max_(1)
+    # A product, which keeps NaN.
+    if transforms_active():
+        # Compiled, the forward-mode derivative of `addcmul` crashes PyTorch 2.14.
+        return AxisCorner(node, weight - weight * outside, outside)
+    return AxisCorner(node, torch.addcmul(weight, weight, outside, value=-1), outside)
