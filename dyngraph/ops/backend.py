@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from dyngraph.ops.kernels import KERNELS
 from dyngraph.ops.self_check import KINDS, fault
 
-BACKENDS = ("auto", "pyg", "torch", "triton")
-
-_HAS_TRITON = find_spec("triton") is not None
 _default = "auto"
+
+
+def backend_names() -> tuple[str, ...]:
+    r"""All backends, in the order in which ``"auto"`` asks what speaks against them."""
+    return (*KERNELS, "pyg")
 
 
 def check_backend(name: str) -> str:
     r"""Returns ``name``, or raises a :class:`ValueError` if there is no such backend."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
+    names = ("auto", *backend_names())
+    if name not in names:
+        raise ValueError(f"backend: expected one of {names}, got {name!r}")
     return name
 
 
@@ -47,8 +49,8 @@ def use_backend(name: str) -> Iterator[None]:
 def resolve_backend(name: str, device: torch.device, kinds: Sequence[str] = ()) -> str:
     r"""The backend that a call asking for ``name`` gets for tensors of a device.
 
-    ``"auto"`` is the one that :func:`use_backend` names, else the first of ``"triton"``,
-    ``"torch"`` and ``"pyg"`` that nothing speaks against.
+    ``"auto"`` is the one that :func:`use_backend` names, else the first of
+    :func:`backend_names` that nothing speaks against.
 
     Args:
         name: The backend that is asked for.
@@ -64,11 +66,12 @@ def resolve_backend(name: str, device: torch.device, kinds: Sequence[str] = ()) 
     if asked == "auto":
         asked = _default
     if asked != "auto":
-        if reasons := _impossible(asked, device):
+        reasons = [] if asked == "pyg" else KERNELS[asked].reasons_against(device, named=True)
+        if reasons:
             raise ValueError(f"backend {asked!r}: {'; '.join(reasons)}")
         return asked
-    for candidate in ("triton", "torch"):
-        if not (_impossible(candidate, device) or _unwise(candidate, device, kinds)):
+    for candidate in KERNELS:
+        if not _reasons_against(candidate, device, kinds):
             return candidate
     return "pyg"
 
@@ -96,37 +99,22 @@ def explain_backend(*features: Tensor) -> str:
     device = features[0].device
     chosen = resolve_backend("auto", device, KINDS)
     lines = []
-    for name in ("triton", "torch", "pyg"):
-        reasons = _impossible(name, device) or _unwise(name, device, KINDS)
+    for name in backend_names():
+        reasons = _reasons_against(name, device, KINDS)
         verdict = "chosen" if name == chosen else "; ".join(reasons) or "possible"
         lines.append(f"{name}: {verdict}")
     return "\n".join(lines)
 
 
-def _impossible(name: str, device: torch.device) -> list[str]:
-    """Why a backend can't serve tensors of a device."""
-    if name != "triton":
-        return []
-    reasons = []
-    if not _HAS_TRITON:
-        reasons.append("Triton is missing: pip install triton")
-    elif device.type != "cuda" and not _is_interpreted():
-        reasons.append(f"expected tensors on CUDA, got them on {device}")
-    return reasons
-
-
-def _unwise(name: str, device: torch.device, kinds: Sequence[str]) -> list[str]:
-    """Why ``"auto"`` does not take a backend that could serve."""
+def _reasons_against(name: str, device: torch.device, kinds: Sequence[str]) -> list[str]:
+    """Why ``"auto"`` does not take a backend."""
     if name == "pyg":
         return []
     if torch.onnx.is_in_onnx_export():
         return ["an export to ONNX takes standard operators alone"]
-    if name == "triton":
-        if device.type != "cuda":
-            return ["Triton's interpreter is for tests"]
-        return [found for kind in kinds if (found := fault(kind, device)) is not None]
-    return []
-
-
-def _is_interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    if reasons := KERNELS[name].reasons_against(device, named=False):
+        # Kernels that can't serve can't be checked either.
+        return reasons
+    # Not in one comprehension with `:=`, which can't be compiled.
+    faults = [fault(name, kind, device) for kind in kinds]
+    return [found for found in faults if found is not None]

@@ -1,4 +1,4 @@
-r"""Whether Triton's kernels do on a device what plain PyTorch does.
+r"""Whether kernels do on a device what those in plain PyTorch do.
 
 Each kind of kernel is compared once a process and device on a tiny case, values and gradients, when
 ``"auto"`` first wants it. A kind that fails is not chosen. ``DYNGRAPH_SELF_CHECK=0`` turns this
@@ -19,6 +19,7 @@ from dyngraph.multilinear import Maps
 from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.kernels.interface import Kernels
 
+_REFERENCE = "torch"
 # Sums of some thirty terms of size 1 in float32.
 _TOLERANCE = 1e-4
 _MAPS = [Maps(1, 12, (3, 4)), Maps(2, 4, (2, 5))]
@@ -27,34 +28,35 @@ _NODES, _SENDERS, _GROUPS, _SAMPLES, _WIDTH = 20, 32, 2, 3, 4
 Results = Iterator[tuple[str, Tensor]]
 
 
-def fault(kind: str, device: torch.device) -> str | None:
-    r"""What is wrong with a kind of Triton's kernels on a device, or None.
+def fault(backend: str, kind: str, device: torch.device) -> str | None:
+    r"""What is wrong with a backend's kernels of a kind on a device, or None.
 
     Args:
+        backend: Whose kernels.
         kind: One of :data:`KINDS`.
         device: The device.
     """
     # A compiler would trace the check; what it makes is run where the check has been.
     if os.environ.get("DYNGRAPH_SELF_CHECK") == "0" or torch.compiler.is_compiling():
         return None
-    return _fault(kind, device)
+    return None if backend == _REFERENCE else _fault(backend, kind, device)
 
 
 @cache
-def _fault(kind: str, device: torch.device) -> str | None:
-    found = compare(kind, device)
+def _fault(backend: str, kind: str, device: torch.device) -> str | None:
+    found = compare(backend, kind, device)
     if found is not None:
-        warnings.warn(f"Triton is not used on {device}: {found}", stacklevel=2)
+        warnings.warn(f"backend {backend!r} is not used on {device}: {found}", stacklevel=2)
     return found
 
 
-def compare(kind: str, device: torch.device) -> str | None:
-    r"""The first difference between the kernels of Triton and of PyTorch, or None."""
+def compare(backend: str, kind: str, device: torch.device) -> str | None:
+    r"""The first difference between the kernels of a backend and of plain PyTorch, or None."""
     try:
         with torch.no_grad():
             results = zip(
-                _CASES[kind](load_kernels("triton"), device),
-                _CASES[kind](load_kernels("torch"), device),
+                _CASES[kind](load_kernels(backend), device),
+                _CASES[kind](load_kernels(_REFERENCE), device),
                 strict=True,
             )
             for (name, got), (_, want) in results:

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dyngraph import Grid, Neighborhood, multilinear
 from dyngraph.ops import operators, sampled_attention
+from dyngraph.ops.kernels import KERNELS
 from dyngraph.ops.operators.corners import flatten_maps
 
-KERNELS = ["torch", "triton"]
 GROUPS = 2
 
 

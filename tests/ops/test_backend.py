@@ -6,10 +6,10 @@ import torch
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.nn import DGMN2Conv, DGMNConv, RepGraphConv
-from dyngraph.ops import backend as backends
 from dyngraph.ops import explain_backend, operators, sampled, sampled_sum, self_check, use_backend
 from dyngraph.ops.backend import resolve_backend
 from dyngraph.ops.kernels import load_kernels
+from dyngraph.ops.kernels.triton import reasons
 
 CPU = torch.device("cpu")
 
@@ -99,8 +99,11 @@ def test_what_cannot_serve_says_why(monkeypatch):
         ValueError, match=r"^backend 'triton': expected tensors on CUDA, got .* cpu"
     ):
         call(backend="triton")
-    monkeypatch.setattr(backends, "_HAS_TRITON", False)
-    with pytest.raises(ValueError, match=r"^backend 'triton': Triton is missing: pip install"):
+    monkeypatch.setattr(reasons, "HAS_TRITON", False)
+    with pytest.raises(
+        ValueError,
+        match=r"^backend 'triton': Triton is missing: pip install triton; expected .*cpu",
+    ):
         call(backend="triton")
     with pytest.raises(ValueError, match=r"^features: expected at least one tensor"):
         explain_backend()
@@ -147,7 +150,7 @@ def test_a_named_backend_gets_all_of_a_layer(layer, monkeypatch):
 
 @pytest.mark.parametrize("kind", self_check.KINDS)
 def test_kernels_that_are_right(kind):
-    assert self_check.compare(kind, CPU) is None
+    assert self_check.compare("triton", kind, CPU) is None
 
 
 BROKEN = {
@@ -170,14 +173,16 @@ def test_a_kernel_that_is_wrong_is_not_chosen(kind, monkeypatch):
     monkeypatch.setattr(kernels, name, broken)
     self_check._fault.cache_clear()
     try:
-        with pytest.warns(UserWarning, match=f"^Triton is not used on cpu: {told} of its kernels"):
-            assert self_check.fault(kind, CPU).startswith(f"{told} of its kernels differs")
+        with pytest.warns(UserWarning, match=f"^backend 'triton' is not used on cpu: {told} of"):
+            assert self_check.fault("triton", kind, CPU).startswith(
+                f"{told} of its kernels differs"
+            )
         # Once a process.
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert self_check.fault(kind, CPU) is not None
+            assert self_check.fault("triton", kind, CPU) is not None
         monkeypatch.setenv("DYNGRAPH_SELF_CHECK", "0")
-        assert self_check.fault(kind, CPU) is None
+        assert self_check.fault("triton", kind, CPU) is None
     finally:
         self_check._fault.cache_clear()
 
@@ -187,10 +192,12 @@ def test_a_kernel_that_fails_is_not_chosen(monkeypatch):
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(load_kernels("triton"), "corners", fail)
-    assert "RuntimeError('no such instruction')" in self_check.compare("corners", CPU)
+    assert "RuntimeError('no such instruction')" in self_check.compare("triton", "corners", CPU)
     # On a GPU that is not there.
     cuda = torch.device("cuda", 0)
-    monkeypatch.setattr(self_check, "_fault", lambda kind, device: self_check.compare(kind, CPU))
+    monkeypatch.setattr(
+        self_check, "_fault", lambda name, kind, device: self_check.compare(name, kind, CPU)
+    )
     assert resolve_backend("auto", cuda) == "triton"
     assert resolve_backend("auto", cuda, ("edges",)) == "triton"
     assert resolve_backend("auto", cuda, ("corners", "edges")) == "torch"

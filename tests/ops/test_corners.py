@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import find_corners, interpolate
+from dyngraph.ops.kernels import KERNELS
 from dyngraph.ops.operators.corners import flatten_maps
 
 GRID = Grid([[3, 4], [3, 4], [2, 5]])
@@ -36,7 +37,7 @@ def positions(draw):
     return grid, torch.where(torch.rand_like(pos) < 0.2, special, pos)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", KERNELS)
 @given(positions(), st.sampled_from(PADDING_MODES))
 def test_equal_to_standard_operators(backend, drawn, padding_mode):
     grid, pos = drawn
@@ -47,7 +48,7 @@ def test_equal_to_standard_operators(backend, drawn, padding_mode):
     torch.testing.assert_close(got, want, equal_nan=True)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", KERNELS)
 def test_a_map_of_more_nodes_than_int32_holds(backend):
     lengths = torch.tensor([60_001, 60_003])
     pos = torch.tensor([[[60_000.0, 60_002.0], [59_999.5, 1.25]]])
@@ -85,7 +86,7 @@ def test_gradients(num_axes, padding_mode):
     assert torch.autograd.gradgradcheck(weight, pos)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", KERNELS)
 def test_operators(backend):
     # Without gradients: the check can't draw one of an index.
     near = Neighborhood(GRID, reference.random_positions(GRID, 2))
@@ -97,7 +98,7 @@ def test_operators(backend):
     )
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", KERNELS)
 def test_operators_share_corners(backend):
     near = Neighborhood(GRID, reference.random_positions(GRID, 2, dtype=torch.float64))
     x = torch.randn(GRID.num_nodes, 3, dtype=torch.float64)

@@ -3,11 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyngraph.ops.kernels import KERNELS
 from dyngraph.ops.kernels.pytorch import rows as torch_rows
 from dyngraph.ops.kernels.pytorch.rows import transpose_index
 from dyngraph.ops.operators import gather_dot, gather_sum, scatter_sum
-
-KERNELS = ("torch", "triton")
 
 
 def incidence(index, num_rows, groups):

@@ -5,8 +5,9 @@ import reference
 import torch
 
 from dyngraph import Grid, Neighborhood, ops
+from dyngraph.ops.backend import backend_names
 
-BACKENDS = ["torch", "pyg", "triton"]
+BACKENDS = backend_names()
 GRID, RECEIVER = Grid([[3, 4], [2, 2]]), Grid([[2, 3], [3, 1]])
 GROUPS, SAMPLES, CHANNELS = 2, 3, 6
 

@@ -9,10 +9,11 @@ from operators import make_inputs, run, run_with_gradients
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.ops import use_backend
+from dyngraph.ops.backend import backend_names
 
-BACKENDS = ["torch", "triton", "pyg"]
+BACKENDS = backend_names()
 # Where Triton's interpreter would take minutes.
-COMPILED = ["torch", "pyg"]
+COMPILED = [name for name in BACKENDS if name != "triton"]
 HALF = [torch.bfloat16, torch.float16]
 #: A convolution's groups share their samples; it has tests of its own.
 FUNCTIONS = [name for name in operators.FUNCTIONS if name != "sampled_convolution"]

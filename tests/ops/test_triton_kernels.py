@@ -8,9 +8,8 @@ import reference
 import torch
 
 from dyngraph import Grid, Neighborhood
-from dyngraph.ops import backend as backends
 from dyngraph.ops import interpolate, sampled_attention
-from dyngraph.ops.kernels.triton import edges
+from dyngraph.ops.kernels.triton import edges, reasons
 
 
 @pytest.fixture
@@ -112,7 +111,7 @@ def test_cuda_graphs():
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    monkeypatch.setattr(reasons, "HAS_TRITON", False)
     near = Neighborhood(Grid([[2]]), torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="Triton is missing: pip install triton"):
         interpolate(torch.ones(2, 1), near, backend="triton")

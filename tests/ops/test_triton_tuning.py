@@ -98,7 +98,7 @@ def test_tiles_hold_all_channels_of_a_group(width):
 
 def test_what_is_worth_tuning(monkeypatch):
     assert not tiles._is_worth_tuning(2**30), "in the interpreter"
-    monkeypatch.setattr(tiles, "_is_interpreted", lambda: False)
+    monkeypatch.setattr(tiles, "is_interpreted", lambda: False)
     assert tiles._is_worth_tuning(2**20)
     assert not tiles._is_worth_tuning(2**20 - 1)
     torch.use_deterministic_algorithms(True)

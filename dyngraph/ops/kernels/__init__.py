@@ -1,16 +1,15 @@
 """Sets of kernels, by the name of their backend."""
 
-from typing import cast
+from dyngraph.ops.kernels import pytorch, triton
+from dyngraph.ops.kernels.interface import Kernels, KernelSet
 
-from dyngraph.ops.kernels.interface import Kernels
+KERNELS: dict[str, KernelSet] = {
+    "triton": triton,
+    "torch": pytorch,
+}
+"""All sets, in the order in which ``"auto"`` asks what speaks against them."""
 
 
 def load_kernels(backend: str) -> Kernels:
-    r"""The kernels of the backend ``"torch"`` or ``"triton"``, imported when they are asked for."""
-    if backend == "torch":
-        from dyngraph.ops.kernels import pytorch
-
-        return cast(Kernels, pytorch)
-    from dyngraph.ops.kernels import triton
-
-    return cast(Kernels, triton)
+    r"""The kernels of a backend of :data:`KERNELS`, imported when they are asked for."""
+    return KERNELS[backend].load()

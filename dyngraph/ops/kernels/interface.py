@@ -79,3 +79,25 @@ class Kernels(Protocol):
         needs: Sequence[bool],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         r"""The gradients of query, key, value, pos and bias that ``needs`` asks for, else empty."""
+
+
+class KernelSet(Protocol):
+    r"""A package with a set of kernels: what speaks against them, and the kernels themselves.
+
+    It can be imported everywhere, so that it can say what is missing.
+    """
+
+    def reasons_against(self, device: torch.device, *, named: bool) -> list[str]:
+        r"""Why the kernels can't serve tensors of a device, such as a package that is missing.
+
+        Args:
+            device: The device.
+            named: Whether a call asks for them by name. If not, the reasons include those why
+                ``"auto"`` should not take them, though they could serve.
+
+        Returns:
+            All reasons, each a phrase for an error message; none if nothing speaks against them.
+        """
+
+    def load(self) -> Kernels:
+        r"""The kernels. Only called where nothing speaks against them."""

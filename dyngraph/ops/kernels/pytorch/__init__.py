@@ -1,20 +1,17 @@
 """The operators in plain PyTorch, on any device: the backend ``"torch"``."""
 
-from dyngraph.ops.kernels.pytorch.attention import attention, attention_backward
-from dyngraph.ops.kernels.pytorch.corners import corners, corners_backward
-from dyngraph.ops.kernels.pytorch.edges import gather_dot, gather_sum, scatter_sum
+import torch
 
-SUMS_HALF_TYPES = False
-RECOMPUTES = False
+from dyngraph.ops.kernels.interface import Kernels
 
-__all__ = [
-    "RECOMPUTES",
-    "SUMS_HALF_TYPES",
-    "attention",
-    "attention_backward",
-    "corners",
-    "corners_backward",
-    "gather_dot",
-    "gather_sum",
-    "scatter_sum",
-]
+
+def reasons_against(device: torch.device, *, named: bool) -> list[str]:
+    r"""None: see :meth:`~dyngraph.ops.kernels.interface.KernelSet.reasons_against`."""
+    return []
+
+
+def load() -> Kernels:
+    r"""The functions."""
+    from dyngraph.ops.kernels.pytorch import functions
+
+    return functions

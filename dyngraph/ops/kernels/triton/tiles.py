@@ -1,6 +1,5 @@
 """What a program of a kernel works on: a tile of nodes times the channels of a group."""
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -12,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from triton.runtime.autotuner import Autotuner
+
+from dyngraph.ops.kernels.triton.reasons import is_interpreted, reasons_against
 
 # Elements of a tile and warps of a program. The first: 16 bytes of a half type for each thread, and
 # no register spilled.
@@ -56,14 +57,14 @@ def launch(
 
 def _is_worth_tuning(size: int) -> bool:
     return size >= _WORTH_TUNING and not (
-        torch.are_deterministic_algorithms_enabled() or _is_interpreted()
+        torch.are_deterministic_algorithms_enabled() or is_interpreted()
     )
 
 
 @cache
 def _tuner(kernel: Any, width: int, kind: Sequence[str], adds_to: Sequence[str]) -> Autotuner:
     # What is kept on disk depends on compiled code: in the interpreter there is none.
-    keeps = not _is_interpreted()
+    keeps = not is_interpreted()
     return triton.autotune(_tiles(width), kind, restore_value=adds_to, cache_results=keeps)(kernel)
 
 
@@ -82,15 +83,9 @@ def block_channels(width: int) -> int:
 
 def device(x: Tensor) -> AbstractContextManager:
     """Makes the GPU of a tensor the one that kernels are launched on."""
-    if x.device.type == "cuda":
-        return torch.cuda.device(x.device)
-    if _is_interpreted():
-        return nullcontext()
-    raise ValueError(f"backend 'triton': expected tensors on CUDA, got them on {x.device}")
-
-
-def _is_interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    if reasons := reasons_against(x.device, named=True):
+        raise ValueError(f"backend 'triton': {'; '.join(reasons)}")
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
 @triton.jit
