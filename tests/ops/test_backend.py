@@ -1,14 +1,16 @@
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.nn import DGMN2Conv, DGMNConv, RepGraphConv
+from dyngraph.ops import backend as backends
 from dyngraph.ops import explain_backend, operators, sampled, sampled_sum, self_check, use_backend
 from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.kernels import load_kernels
+from dyngraph.ops.kernels import KERNELS, load_kernels
 from dyngraph.ops.kernels.triton import reasons
 
 CPU = torch.device("cpu")
@@ -145,7 +147,48 @@ def test_a_named_backend_gets_all_of_a_layer(layer, monkeypatch):
     assert set(loaded) == {"torch"}
 
 
-# --- Triton is checked before it is trusted ------------------------------------------------------
+# --- a new set of kernels ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A set of kernels that ``"auto"`` asks first, with plain PyTorch's functions."""
+    functions = SimpleNamespace(**vars(load_kernels("torch")))
+    toy = SimpleNamespace(functions=functions, reasons=[], load=lambda: functions)
+    toy.reasons_against = lambda device, *, named: toy.reasons
+    monkeypatch.setattr(backends, "KERNELS", {"toy": toy, **KERNELS})
+    monkeypatch.setitem(KERNELS, "toy", toy)
+    self_check._fault.cache_clear()
+    yield toy
+    self_check._fault.cache_clear()
+
+
+def test_a_new_set_is_taken_where_nothing_speaks_against_it(toy, used):
+    call()
+    call(backend="toy")
+    with use_backend("toy"):
+        call()
+    toy.reasons = ["too small", "too slow"]
+    assert explain_backend(torch.ones(2, 1)).splitlines()[::2] == [
+        "toy: too small; too slow",
+        "torch: chosen",
+    ]
+    call()
+    with pytest.raises(ValueError, match=r"^backend 'toy': too small; too slow$"):
+        call(backend="toy")
+    assert used == ["toy", "toy", "toy", "torch"]
+
+
+def test_a_new_set_is_compared_with_plain_pytorch(toy, used):
+    original = toy.functions.gather_sum
+    toy.functions.gather_sum = lambda *args: 2 * original(*args)
+    with pytest.warns(UserWarning, match=r"^backend 'toy' is not used on cpu: gather_sum of"):
+        call()
+    assert used == ["torch"]
+    assert explain_backend(torch.ones(2, 1)).startswith("toy: gather_sum of its kernels differs")
+
+
+# --- kernels are checked before they are trusted ------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", self_check.KINDS)

@@ -16,7 +16,7 @@ class Kernels(Protocol):
     groups' (H = 1) or each group's own (H = G). Positions ``[N, H, K, P]`` are float32 or float64,
     indices ``[N, H, L]`` or ``[N, H, 2^P, K]`` int32 or int64 and in range, weights
     ``[N, G, L]``, attention and its bias ``[N, G, K]`` at least float32, features of one dtype.
-    Tensors may be strided.
+    Tensors may be strided. What is read of a table without rows is 0, whatever the indices.
     """
 
     SUMS_HALF_TYPES: bool
