@@ -27,4 +27,4 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = ["Shapes"]
+napoleon_custom_sections = ["Shapes", "Equivalent PyTorch"]

@@ -29,6 +29,16 @@ class Grid:
     Raises:
         TypeError: If ``sizes`` are not integers.
         ValueError: If ``sizes`` is not of shape ``[B, P]`` or holds a negative number.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> grid = Grid([[2, 3], [1, 2]])
+        >>> grid.num_nodes, grid.ptr.tolist(), grid.pos[5].tolist()
+        (8, [0, 6, 8], [1.0, 2.0])
+        >>> first, second = grid.unflatten(torch.zeros(8, 4))
+        >>> first.shape, second.shape
+        (torch.Size([4, 2, 3]), torch.Size([4, 1, 2]))
     """
 
     runs: tuple[tuple[int, Shape], ...]
@@ -316,6 +326,13 @@ def to_graph(maps: FeatureMaps) -> Batch:
     Raises:
         TypeError: If ``maps`` is neither a tensor nor a list of tensors.
         ValueError: If ``maps`` is empty, or its axes or channels don't fit.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import to_graph
+        >>> graph = to_graph([torch.zeros(4, 2, 3), torch.zeros(4, 1, 2)])
+        >>> graph.x.shape, graph.batch.tolist(), graph.grid
+        (torch.Size([8, 4]), [0, 0, 0, 0, 0, 0, 1, 1], Grid([(2, 3), (1, 2)]))
     """
     layout = Grid.of(maps)
     if layout.batch_size == 0:
@@ -338,6 +355,13 @@ def to_feature_map(graph: Data) -> Tensor | list[Tensor]:
     Raises:
         TypeError: If ``graph`` has no grid.
         ValueError: If its nodes are no feature map any more.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import to_feature_map, to_graph
+        >>> maps = torch.randn(2, 4, 3, 5)
+        >>> torch.equal(to_feature_map(to_graph(maps)), maps)
+        True
     """
     if not isinstance(graph, GridData):
         raise TypeError(f"graph: expected a graph made by to_graph, got {type(graph).__name__}")

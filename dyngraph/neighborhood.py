@@ -22,6 +22,14 @@ class Corners(NamedTuple):
     r"""The corners of all samples.
 
     H is 1 where all groups of channels share their samples, else the number of groups.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> near = Neighborhood(Grid([[3]]), torch.tensor([[[0.25]], [[1.0]], [[1.5]]]))
+        >>> index, weight = near.corners()
+        >>> index[0].flatten().tolist(), weight[0].flatten().tolist()
+        ([0, 1], [0.75, 0.25])
     """
 
     index: Tensor  # type: ignore[assignment]  # not the method of tuples
@@ -35,6 +43,14 @@ class Edges(NamedTuple):
 
     A layer that gets it, ``conv(x, edges.index, edge_weight=edges.weight,
     edge_sample=edges.sample)``, computes what it computes on the grid.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> near = Neighborhood(Grid([[2]]), torch.tensor([[[0.25]], [[0.5]]]))
+        >>> edges = near.edges()
+        >>> edges.index.tolist(), edges.weight.tolist(), edges.sample.tolist()
+        ([[0, 1, 0, 1], [0, 0, 1, 1]], [0.75, 0.25, 0.5, 0.5], [0, 0, 0, 0])
     """
 
     index: Tensor  # type: ignore[assignment]  # not the method of tuples
@@ -74,6 +90,15 @@ class Neighborhood:
         TypeError: If ``pos`` is not float32 or float64.
         ValueError: If ``pos`` is of another shape, if ``padding_mode`` is unknown, the
             grids have different numbers of maps or axes, or there is no sender node.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> grid = Grid([[4, 5]])
+        >>> offset = torch.tensor([[0.0, -1.0], [0.5, 0.25]])  # the same two samples for every node
+        >>> near = Neighborhood(grid, grid.pos.unsqueeze(1) + offset)
+        >>> near.pos.shape, near.edges().index.shape
+        (torch.Size([20, 2, 2]), torch.Size([2, 160]))
     """
 
     def __init__(

@@ -18,11 +18,11 @@ class RelativePosition(nn.Module):
         b_{(y,x),s} = \mathbf{q}_{(y,x)} \cdot \mathbf{w}_{W-1-x+s} + t_{(x,y),s}, \qquad
         t_{(y,x),s} = \mathbf{q}_{(y,x)} \cdot \mathbf{h}_{H-1-y+s}
 
-    From the released code of "Dynamic Graph Message Passing Networks for Visual Recognition"
-    (TPAMI 2022). It adds the term of the height transposed, at (x, y) instead of (y, x), and
-    published weights rely on it. As the released detection code does, the tables
-    :math:`\mathbf{w}` and :math:`\mathbf{h}` are resized to maps of another size, and the
-    transposed term ``[W, H]`` to ``[H, W]``, both by linear interpolation.
+    From the released code of "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI
+    2022, `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__). It adds the term of the height
+    transposed, at (x, y) instead of (y, x), and published weights rely on it. As the released
+    detection code does, the tables :math:`\mathbf{w}` and :math:`\mathbf{h}` are resized to maps of
+    another size, and the transposed term ``[W, H]`` to ``[H, W]``, both by linear interpolation.
 
     Args:
         channels: d, the channels of the queries.

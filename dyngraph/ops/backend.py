@@ -37,6 +37,17 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: If there is no such backend.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import RepGraphConv
+        >>> from dyngraph.ops import use_backend
+        >>> conv, x, grid = RepGraphConv(8, 16), torch.randn(20, 8), Grid([[4, 5]])
+        >>> with use_backend("pyg"):
+        ...     reference = conv(x, grid)
+        >>> torch.allclose(conv(x, grid), reference, atol=1e-5)
+        True
     """
     global _default
     before, _default = _default, check_backend(name)
@@ -89,8 +100,10 @@ def explain_backend(*features: Tensor) -> str:
         ValueError: If there is no tensor.
 
     Example:
-        >>> print(explain_backend(torch.randn(4, 8)))
-        triton: expected tensors on CUDA, got them on cpu
+        >>> import torch
+        >>> from dyngraph.ops import explain_backend
+        >>> print(explain_backend(torch.randn(4, 8)))  # doctest: +ELLIPSIS
+        triton: ...
         torch: chosen
         pyg: possible
     """

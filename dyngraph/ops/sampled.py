@@ -47,6 +47,18 @@ def find_corners(near: Neighborhood, *, backend: str = "auto") -> Corners:
 
     Raises:
         ValueError: If ``backend`` is unknown, or can't serve the samples.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.ops import find_corners, sampled_score, sampled_sum
+        >>> from dyngraph.samplers import OffsetSampler
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> near = OffsetSampler(8, num_samples=3)(x, grid)
+        >>> corners = find_corners(near)
+        >>> score = sampled_score(x, x, near, corners=corners)
+        >>> sampled_sum(score.softmax(dim=2), x, near, corners=corners).shape
+        torch.Size([20, 8])
     """
     name = resolve_backend(backend, near.pos.device, ("corners",))
     if _in_standard_operators(name):
@@ -74,7 +86,23 @@ def interpolate(
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
-        ValueError: If ``x`` does not have a row for every sender node, or ``backend`` is unknown.
+        TypeError: If ``x`` is not of a floating-point dtype.
+        ValueError: If ``x`` does not have a row for every sender node, or as many channels as all
+            groups together, is on another device than ``near``, ``corners`` are not those of
+            ``near``, or ``backend`` is unknown or can't serve the call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from torch.nn.functional import grid_sample
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate
+        >>> maps, pos = torch.randn(1, 8, 4, 5), 5 * torch.rand(20, 3, 2) - 1
+        >>> grid = Grid.of(maps)
+        >>> out = interpolate(grid.flatten(maps), Neighborhood(grid, pos))
+        >>> place = 2 * pos.flip(2) / torch.tensor([4, 3]) - 1  # x before y, from -1 to 1
+        >>> same = grid_sample(maps, place.unsqueeze(0), align_corners=True)
+        >>> torch.allclose(out, same[0].permute(1, 2, 0), atol=1e-5)
+        True
     """
     _check_table("x", x, near)
     own = near.num_groups or 1
@@ -106,7 +134,20 @@ def scatter_interpolate(
         backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
 
     Raises:
-        ValueError: If ``values`` is of another shape, or ``backend`` is unknown.
+        TypeError: If ``values`` is not of a floating-point dtype.
+        ValueError: If ``values`` is of another shape or on another device than ``near``,
+            ``corners`` are not those of ``near``, or ``backend`` is unknown or can't serve the
+            call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate, scatter_interpolate
+        >>> near = Neighborhood(Grid([[4, 5]]), 5 * torch.rand(20, 3, 2) - 1)
+        >>> x, values = torch.zeros(20, 8, requires_grad=True), torch.randn(20, 3, 8)
+        >>> (same,) = torch.autograd.grad(interpolate(x, near), x, values)
+        >>> torch.allclose(scatter_interpolate(values, near), same, atol=1e-5)
+        True
     """
     if values.dim() != near.pos.dim() or values.shape[:-1] != near.pos.shape[:-1]:
         names = "[N, K, C]" if near.num_groups is None else "[N, G, K, C / G]"
@@ -152,7 +193,21 @@ def sampled_score(
         ``[N, G, K]``.
 
     Raises:
-        ValueError: If shapes don't fit, ``groups`` does not divide C, or ``backend`` is unknown.
+        TypeError: If ``query`` or ``key`` is not of a floating-point dtype, or they differ in it.
+        ValueError: If shapes or devices don't fit, ``groups`` does not divide C or is not that of
+            ``near``, ``corners`` are not those of ``near``, or ``backend`` is unknown or can't
+            serve the call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate, sampled_score
+        >>> near = Neighborhood(Grid([[4, 5]]), 5 * torch.rand(20, 3, 2) - 1)
+        >>> query, key = torch.randn(20, 8), torch.randn(20, 8)
+        >>> samples = interpolate(key, near).view(20, 3, 2, 4)
+        >>> same = torch.einsum("ngc,nkgc->ngk", query.view(20, 2, 4), samples)
+        >>> torch.allclose(sampled_score(query, key, near, groups=2), same, atol=1e-5)
+        True
     """
     _check_query(query, near)
     _check_table("key", key, near)
@@ -192,7 +247,20 @@ def sampled_sum(
         ``[N, C]``.
 
     Raises:
-        ValueError: If shapes don't fit, or ``backend`` is unknown.
+        TypeError: If ``value`` is not of a floating-point dtype.
+        ValueError: If shapes or devices don't fit, ``corners`` are not those of ``near``, or
+            ``backend`` is unknown or can't serve the call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate, sampled_sum
+        >>> near = Neighborhood(Grid([[4, 5]]), 5 * torch.rand(20, 3, 2) - 1)
+        >>> weight, value = torch.randn(20, 2, 3), torch.randn(20, 8)
+        >>> samples = interpolate(value, near).view(20, 3, 2, 4)
+        >>> same = torch.einsum("ngk,nkgc->ngc", weight, samples).flatten(1)
+        >>> torch.allclose(sampled_sum(weight, value, near), same, atol=1e-5)
+        True
     """
     n, k = near.pos.shape[0], near.num_samples
     if weight.dim() != 3 or (weight.shape[0], weight.shape[2]) != (n, k):
@@ -236,7 +304,19 @@ def sampled_convolution(
         ``[N, O]``.
 
     Raises:
-        ValueError: If shapes don't fit, or ``backend`` is unknown.
+        TypeError: If ``x`` is not of a floating-point dtype.
+        ValueError: If shapes or devices don't fit, groups have samples of their own, ``corners``
+            are not those of ``near``, or ``backend`` is unknown or can't serve the call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate, sampled_convolution
+        >>> near = Neighborhood(Grid([[4, 5]]), 5 * torch.rand(20, 3, 2) - 1)
+        >>> x, filters = torch.randn(20, 8), torch.randn(6, 8, 3)
+        >>> same = torch.einsum("ock,nkc->no", filters, interpolate(x, near))
+        >>> torch.allclose(sampled_convolution(x, filters, near), same, atol=1e-5)
+        True
     """
     _check_table("x", x, near)
     if near.num_groups is not None:
@@ -301,8 +381,22 @@ def sampled_attention(
         ``[N, C']``, and the attention ``[N, G, K]`` if ``return_weights``.
 
     Raises:
-        ValueError: If shapes don't fit, ``groups`` does not divide the channels, or ``backend`` is
-            unknown.
+        TypeError: If ``query``, ``key`` or ``value`` is not of a floating-point dtype, or they
+            differ in it.
+        ValueError: If shapes or devices don't fit, ``groups`` does not divide the channels or is
+            not that of ``near``, or ``backend`` is unknown or can't serve the call.
+
+    Equivalent PyTorch:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.ops import interpolate, sampled_attention
+        >>> near = Neighborhood(Grid([[4, 5]]), 5 * torch.rand(20, 3, 2) - 1)
+        >>> query, key, value = torch.randn(3, 20, 8)
+        >>> keys, values = (interpolate(x, near).view(20, 3, 2, 4) for x in (key, value))
+        >>> alpha = torch.einsum("ngc,nkgc->ngk", query.view(20, 2, 4), keys).softmax(dim=2)
+        >>> same = torch.einsum("ngk,nkgc->ngc", alpha, values).flatten(1)
+        >>> torch.allclose(sampled_attention(query, key, value, near, groups=2), same, atol=1e-5)
+        True
     """
     _check_query(query, near)
     _check_table("key", key, near)

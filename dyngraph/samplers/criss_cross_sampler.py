@@ -13,16 +13,28 @@ from dyngraph.samplers.sampler import Sampler
 class CrissCrossSampler(Sampler):
     r"""CCNet's sampling: all nodes of the lines through the node, one along each axis.
 
-    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019), Sect. 3.2. A node
-    listens to itself once, then to the others of its line along each axis, from the next one
-    around the end of the map: :math:`K = 1 + \sum_a (L_a - 1)` on a map of lengths L, so that the
-    maps of a grid must have one size.
+    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019,
+    `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Sect. 3.2. A node listens to itself
+    once, then to the others of its line along each axis, from the next one around the end of the
+    map: :math:`K = 1 + \sum_a (L_a - 1)` on a map of lengths L, so that the maps of a grid must
+    have one size.
 
     Args:
         num_axes: P, the number of spatial axes.
 
     Raises:
         ValueError: If ``num_axes`` is not 1, 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.samplers import CrissCrossSampler
+        >>> sampler = CrissCrossSampler()
+        >>> near = sampler(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> near.pos.shape
+        torch.Size([20, 8, 2])
+        >>> near.pos[0, 1:5].tolist()  # after itself the column, then the row
+        [[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 1.0]]
     """
 
     def __init__(self, num_axes: int = 2) -> None:

@@ -18,7 +18,8 @@ class DilatedSampler(Sampler):
     .. math::
         \mathbf{p}_{i,k} = \mathbf{pos}_i + \rho \, \mathbf{tap}_k
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Sect. 3.2. Taps are row-major: for a
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020,
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Sect. 3.2. Taps are row-major: for a
     3x3 kernel, tap 3i + j is at (i - 1, j - 1). With several rates, a node listens to the taps of
     the first, then of the second, and so on.
 
@@ -30,6 +31,17 @@ class DilatedSampler(Sampler):
     Raises:
         ValueError: If there is no rate, a rate is not positive, ``kernel_size`` is not odd or
             ``num_axes`` is not 1, 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.samplers import DilatedSampler
+        >>> sampler = DilatedSampler(rates=(1, 2))
+        >>> near = sampler(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> near.pos.shape
+        torch.Size([20, 18, 2])
+        >>> near.pos[6, 0].tolist(), near.pos[6, 9].tolist()  # of node 6, at (1, 1)
+        ([0.0, 0.0], [-1.0, -1.0])
     """
 
     def __init__(

@@ -18,8 +18,9 @@ class LinearWalkSampler(DilatedSampler):
     .. math::
         \mathbf{p}_{i,k} = \mathbf{pos}_i + \mathbf{tap}_k + \Delta_k(\mathbf{x}_i)
 
-    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022). The walk Δ
-    is a linear map, which computes in at least float32 under any autocast.
+    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022,
+    `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__). The walk Δ is a linear map, which
+    computes in at least float32 under any autocast.
 
     Args:
         in_channels: The channels of the nodes.
@@ -29,6 +30,15 @@ class LinearWalkSampler(DilatedSampler):
 
     Raises:
         ValueError: If ``kernel_size`` is not odd or ``num_axes`` is not 1, 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.samplers import LinearWalkSampler
+        >>> sampler = LinearWalkSampler(8)
+        >>> near = sampler(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> near.pos.shape
+        torch.Size([20, 9, 2])
     """
 
     bias: nn.Parameter | None

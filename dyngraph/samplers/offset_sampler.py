@@ -30,6 +30,13 @@ class OffsetLinear(Linear):
         num_samples: K.
         num_axes: P.
         spread: The largest distance of an initial offset along each of the P axes, in nodes.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.samplers import OffsetLinear
+        >>> linear = OffsetLinear(8, num_samples=4, num_axes=2, spread=(3.0, 3.0))
+        >>> linear(torch.randn(20, 8)).shape
+        torch.Size([20, 4, 2])
     """
 
     def __init__(
@@ -77,6 +84,15 @@ class OffsetSampler(Sampler):
     Raises:
         ValueError: If a number is not positive, ``num_axes`` is not 1, 2 or 3, or ``spread`` does
             not have a number for each axis.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.samplers import OffsetSampler
+        >>> sampler = OffsetSampler(8, num_samples=4, spread=3.0)
+        >>> near = sampler(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> near.pos.shape
+        torch.Size([20, 4, 2])
     """
 
     def __init__(

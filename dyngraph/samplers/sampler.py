@@ -28,6 +28,17 @@ class Sampler(nn.Module, ABC):
 
     Raises:
         ValueError: If ``num_axes`` is not 1, 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid, Neighborhood
+        >>> from dyngraph.samplers import Sampler
+        >>> class Left(Sampler):
+        ...     def forward(self, x, grid):
+        ...         self.check_nodes(x, grid)
+        ...         return Neighborhood(grid, (grid.pos - torch.tensor([0.0, 1.0])).unsqueeze(1))
+        >>> Left(num_samples=1, num_axes=2)(torch.randn(20, 8), Grid([[4, 5]])).pos[6].tolist()
+        [[1.0, 0.0]]
     """
 
     def __init__(self, num_samples: int, num_axes: int) -> None:

@@ -21,7 +21,8 @@ class WalkSampler(DilatedSampler):
     .. math::
         \mathbf{p}_{i,k} = \mathbf{pos}_i + \rho \, \mathbf{tap}_k + \Delta_k(\mathbf{x})_i
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Sect. 3.2 (DS). The walk Δ is
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020,
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Sect. 3.2 (DS). The walk Δ is
     predicted by a convolution that is dilated by the rate like the taps (Eq. 4). It starts at zero,
     so that the samples start at the taps. It computes in at least float32 under any autocast.
 
@@ -35,6 +36,17 @@ class WalkSampler(DilatedSampler):
     Raises:
         ValueError: If ``rate`` is not positive, ``kernel_size`` is not odd or ``num_axes`` is not
             1, 2 or 3.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.samplers import WalkSampler
+        >>> sampler = WalkSampler(8, rate=2)
+        >>> near = sampler(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> near.pos.shape
+        torch.Size([20, 9, 2])
+        >>> near.pos[6, 0].tolist()  # of node 6, at (1, 1), before any training
+        [-1.0, -1.0]
     """
 
     def __init__(

@@ -50,6 +50,13 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** ``[B, out_channels, *spatial]``, or a list where sizes differ
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import BottleneckRepGraphBlock
+        >>> block = BottleneckRepGraphBlock(8, fusion="concat")
+        >>> block(torch.randn(2, 8, 4, 5)).shape
+        torch.Size([2, 16, 4, 5])
     """
 
     def __init__(

@@ -18,11 +18,12 @@ class ChannelAttentionBlock(ScaledBlock):
         \mathbf{y}_d = \mathbf{x}_d + \gamma \sum_c \mathrm{softmax}_c \big( \mathbf{x}_c \cdot
         \mathbf{x}_d \big) \, \mathbf{x}_c
 
-    From "Dual Attention Network for Scene Segmentation" (CVPR 2019), Eq. 3-4, where
-    :math:`\mathbf{x}_c` is channel c of all nodes of a map. The released code attends to the
-    *least* similar channels instead: it turns the sign of the scores. The scale γ starts at zero,
-    so that the block starts as the identity. Scores, sums over a whole map, are computed in at
-    least float32 under any autocast.
+    From "Dual Attention Network for Scene Segmentation" (CVPR 2019,
+    `arXiv:1809.02983 <https://arxiv.org/abs/1809.02983>`__), Eq. 3-4, where :math:`\mathbf{x}_c`
+    is channel c of all nodes of a map. The released code attends to the *least* similar channels
+    instead: it turns the sign of the scores. The scale γ starts at zero, so that the block starts
+    as the identity. Scores, sums over a whole map, are computed in at least float32 under any
+    autocast.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.
@@ -30,6 +31,13 @@ class ChannelAttentionBlock(ScaledBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import ChannelAttentionBlock
+        >>> block, maps = ChannelAttentionBlock(8), torch.randn(2, 8, 4, 5)
+        >>> torch.equal(block(maps), maps)  # it starts as the identity
+        True
     """
 
     def refine(self, x: Tensor, grid: Grid) -> Tensor:

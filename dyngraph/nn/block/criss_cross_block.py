@@ -16,7 +16,8 @@ class CrissCrossBlock(ScaledBlock):
     .. math::
         \mathbf{x}^{(t+1)}_i = \mathbf{x}^{(t)}_i + \gamma \, \tilde{\mathbf{x}}^{(t)}_i
 
-    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019), Sect. 3.2-3.3. See
+    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019,
+    `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Sect. 3.2-3.3. See
     :class:`~dyngraph.nn.CrissCrossConv` for :math:`\tilde{\mathbf{x}}`. All steps share their
     weights; after two, each node of an image has heard of all. The scale γ is that of the released
     code. It starts at zero, so that the block starts as the identity.
@@ -34,6 +35,13 @@ class CrissCrossBlock(ScaledBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import CrissCrossBlock
+        >>> block, maps = CrissCrossBlock(8), torch.randn(2, 8, 4, 5)
+        >>> torch.equal(block(maps), maps)  # it starts as the identity
+        True
     """
 
     def __init__(

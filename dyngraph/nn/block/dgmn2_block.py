@@ -19,8 +19,9 @@ class DGMN2Block(FeatureMapBlock):
         \mathbf{h} &= \mathbf{x} + \mathrm{Attention}(\mathrm{LN}(\mathbf{x})) \\
         \mathbf{y} &= \mathbf{h} + \mathrm{MLP}(\mathrm{LN}(\mathbf{h}))
 
-    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022). See
-    :class:`~dyngraph.nn.DGMN2Conv` for the attention. Weights have the names of the released ones.
+    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022,
+    `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__). See :class:`~dyngraph.nn.DGMN2Conv`
+    for the attention. Weights have the names of the released ones.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.
@@ -41,6 +42,16 @@ class DGMN2Block(FeatureMapBlock):
     Shapes:
         - **input:** ``[B, C, H, W]`` or a list of maps ``[C, H, W]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import DGMN2Block
+        >>> block = DGMN2Block(8, heads=2, map_size=(4, 5))
+        >>> block(torch.randn(2, 8, 4, 5)).shape
+        torch.Size([2, 8, 4, 5])
+        >>> first, second = block([torch.randn(8, 4, 5), torch.randn(8, 3, 3)])
+        >>> second.shape
+        torch.Size([8, 3, 3])
     """
 
     def __init__(

@@ -17,7 +17,8 @@ from dyngraph.nn.conv.dgmn_conv import DGMNConv
 class DGMNBlock(FeatureMapBlock):
     r"""Dynamic graph message passing on feature maps.
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020). See :class:`~dyngraph.nn.DGMNConv`
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020,
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__). See :class:`~dyngraph.nn.DGMNConv`
     for the formula.
 
     Args:
@@ -38,12 +39,21 @@ class DGMNBlock(FeatureMapBlock):
         backend: The backend of the operators.
 
     Raises:
-        ValueError: If ``groups`` does not divide the channels, there is no rate, or ``fusion`` is
-            unknown.
+        ValueError: As :class:`~dyngraph.nn.DGMNConv` does.
 
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import DGMNBlock
+        >>> block = DGMNBlock(8, rates=(1, 2))
+        >>> block(torch.randn(2, 8, 4, 5)).shape
+        torch.Size([2, 8, 4, 5])
+        >>> first, second = block([torch.randn(8, 4, 5), torch.randn(8, 3, 3)])
+        >>> second.shape
+        torch.Size([8, 3, 3])
     """
 
     def __init__(

@@ -18,8 +18,8 @@ class GlobalContextBlock(FeatureMapBlock):
         \mathrm{softmax}_j \big( \mathbf{w} \cdot \mathbf{x}_j \big) \, \mathbf{x}_j \Big) \Big)
 
     From "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond" (ICCV 2019
-    Workshops), Eq. 5. :math:`W_2` starts at zero as in the released code, so that the block starts
-    as the identity.
+    Workshops, `arXiv:1904.11492 <https://arxiv.org/abs/1904.11492>`__), Eq. 5. :math:`W_2` starts
+    at zero as in the released code, so that the block starts as the identity.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.
@@ -29,6 +29,13 @@ class GlobalContextBlock(FeatureMapBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import GlobalContextBlock
+        >>> block, maps = GlobalContextBlock(8), torch.randn(2, 8, 4, 5)
+        >>> torch.equal(block(maps), maps)  # it starts as the identity
+        True
     """
 
     def __init__(self, in_channels: int, hidden_channels: int | None = None) -> None:

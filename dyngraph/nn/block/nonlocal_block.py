@@ -7,7 +7,8 @@ from dyngraph.nn.conv.nonlocal_conv import NonLocalConv
 class NonLocalBlock(AttentionBlock):
     r"""The Non-local block on feature maps: every node attends to all nodes of its map.
 
-    From "Non-local Neural Networks" (CVPR 2018); the baseline of both papers. See
+    From "Non-local Neural Networks" (CVPR 2018,
+    `arXiv:1711.07971 <https://arxiv.org/abs/1711.07971>`__); the baseline of both papers. See
     :class:`~dyngraph.nn.NonLocalConv` for the formula.
 
     Args:
@@ -25,6 +26,13 @@ class NonLocalBlock(AttentionBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** ``[B, out_channels, *spatial]``, or a list where sizes differ
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import NonLocalBlock
+        >>> block, maps = NonLocalBlock(8, zero_init=True), torch.randn(2, 8, 4, 5)
+        >>> torch.equal(block(maps), maps)  # it starts as the identity
+        True
     """
 
     def __init__(

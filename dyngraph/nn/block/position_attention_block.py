@@ -15,7 +15,8 @@ class PositionAttentionBlock(ScaledBlock):
     .. math::
         \mathbf{y}_i = \mathbf{x}_i + \gamma \, \tilde{\mathbf{x}}_i
 
-    From "Dual Attention Network for Scene Segmentation" (CVPR 2019), Eq. 1-2. See
+    From "Dual Attention Network for Scene Segmentation" (CVPR 2019,
+    `arXiv:1809.02983 <https://arxiv.org/abs/1809.02983>`__), Eq. 1-2. See
     :class:`~dyngraph.nn.PositionAttentionConv` for :math:`\tilde{\mathbf{x}}`. The scale γ starts
     at zero, so that the block starts as the identity.
 
@@ -26,6 +27,13 @@ class PositionAttentionBlock(ScaledBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** the same
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import PositionAttentionBlock
+        >>> block, maps = PositionAttentionBlock(8), torch.randn(2, 8, 4, 5)
+        >>> torch.equal(block(maps), maps)  # it starts as the identity
+        True
     """
 
     def __init__(self, in_channels: int, hidden_channels: int | None = None) -> None:

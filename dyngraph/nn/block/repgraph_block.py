@@ -35,6 +35,16 @@ class RepGraphBlock(AttentionBlock):
     Shapes:
         - **input:** ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``
         - **output:** ``[B, out_channels, *spatial]``, or a list where sizes differ
+
+    Example:
+        >>> import torch
+        >>> from dyngraph.nn import RepGraphBlock
+        >>> block = RepGraphBlock(8, num_samples=4)
+        >>> block(torch.randn(2, 8, 4, 5)).shape
+        torch.Size([2, 8, 4, 5])
+        >>> first, second = block([torch.randn(8, 4, 5), torch.randn(8, 3, 3)])
+        >>> second.shape
+        torch.Size([8, 3, 3])
     """
 
     def __init__(

@@ -43,6 +43,15 @@ class AttentionConv(MessagePassing):
 
     Raises:
         ValueError: If ``groups`` does not divide the channels, or ``aggr`` is not the sum.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import RepGraphConv
+        >>> conv, x, grid = RepGraphConv(8, 16, groups=2), torch.randn(20, 8), Grid([[4, 5]])
+        >>> out, (edge_index, alpha) = conv(x, grid, return_attention_weights=True)
+        >>> edge_index.shape, alpha.shape  # nine samples a node, four corners a sample
+        (torch.Size([2, 720]), torch.Size([720, 2]))
     """
 
     scale = 1.0

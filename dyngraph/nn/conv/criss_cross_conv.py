@@ -12,8 +12,9 @@ class CrissCrossConv(RepGraphConv):
         \tilde{\mathbf{x}}_i = \sum_{j \in \mathrm{lines}(i)} \mathrm{softmax}_j \big(
         \theta(\mathbf{x}_i) \cdot \phi(\mathbf{x}_j) \big) \, g(\mathbf{x}_j)
 
-    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019), Eq. 1-2: the
-    attention of :class:`~dyngraph.nn.RepGraphConv` over the samples of
+    From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019,
+    `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Eq. 1-2: the attention of
+    :class:`~dyngraph.nn.RepGraphConv` over the samples of
     :class:`~dyngraph.samplers.CrissCrossSampler`. Values are not reduced. The maps of a grid must
     have one size. All samples are at nodes, but cost as much as others: on images, interpolation
     from four corners makes it five times the multiply-adds of the formula.
@@ -25,9 +26,23 @@ class CrissCrossConv(RepGraphConv):
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
+    Raises:
+        ValueError: If ``num_axes`` is not 1, 2 or 3, or ``aggr`` is not the sum.
+
     Shapes:
         - **input:** ``x [N, C]``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, C]``
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import CrissCrossConv
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> conv = CrissCrossConv(8)
+        >>> conv(x, grid).shape
+        torch.Size([20, 8])
+        >>> conv(x, torch.tensor([[0, 1, 2], [3, 3, 4]])).shape  # along given edges
+        torch.Size([20, 8])
     """
 
     def __init__(

@@ -26,9 +26,10 @@ class DGMN2Conv(AttentionConv):
         \mathbf{v}_g(\mathbf{p}_{i,g,k}), \quad
         \mathbf{p}_{i,g,k} = \mathbf{pos}_i + \mathbf{tap}_k + \Delta_k(\mathbf{x}_{i,g})
 
-    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022), as in its
-    released code. Heads g are contiguous groups of d channels. Walks Δ are predicted from the
-    layer's input by a linear map that the heads share, and b are the scores of
+    From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022,
+    `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__), as in its released code. Heads g are
+    contiguous groups of d channels. Walks Δ are predicted from the layer's input by a linear map
+    that the heads share, and b are the scores of
     :class:`~dyngraph.nn.relative_position.RelativePosition`. The heads' results are projected once
     more. Weights have the names of the released ones.
 
@@ -51,11 +52,22 @@ class DGMN2Conv(AttentionConv):
     Raises:
         ValueError: If ``in_channels`` is not positive (walks and relative positions are made for
             them, so that they can't be taken from the first input), ``heads`` does not divide them,
-            or ``map_size`` is not two positive lengths.
+            ``map_size`` is not two positive lengths, or ``aggr`` is not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, C]``
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import DGMN2Conv
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> conv = DGMN2Conv(8, heads=2, map_size=(4, 5))
+        >>> conv(x, grid).shape
+        torch.Size([20, 8])
+        >>> conv(x, torch.tensor([[0, 1, 2], [3, 3, 4]])).shape  # along given edges
+        torch.Size([20, 8])
     """
 
     def __init__(

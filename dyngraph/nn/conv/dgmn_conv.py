@@ -37,7 +37,8 @@ class DGMNConv(MessagePassing):
         \mathbf{h}^{(t+1)}_i = \sigma \big( W [\mathbf{x}_i, \mathbf{m}^1_i(\mathbf{h}^{(t)}),
         \dots] \big) \quad \text{(concat)}, \qquad \mathbf{h}^{(0)} = \mathbf{x}
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 2-7. Every sampling rate q has
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020,
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Eq. 2-7. Every sampling rate q has
     its own samples, filters and affinities: see :class:`~dyngraph.nn.conv.DynamicMessage`.
 
     On a grid the layer chooses the samples. On an explicit :obj:`edge_index` edges of the same
@@ -73,12 +74,27 @@ class DGMNConv(MessagePassing):
     Raises:
         ValueError: If ``in_channels`` is not positive (walks and filters are convolutions, made for
             them, so that they can't be taken from the first input), ``groups`` does not divide
-            them, there is no rate, ``fusion`` is
-            unknown, or ``aggr`` is not the sum.
+            them, there is no rate, a rate, ``num_steps`` or ``kernel_size`` is not positive,
+            ``kernel_size`` is even, ``num_axes`` is not 1, 2 or 3, ``fusion`` is unknown, there is
+            not one of ``samplers`` for each rate, ``legacy_affinity`` has no fourth rate or no
+            filters to take affinities from, or ``aggr`` is not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, C]``
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import DGMNConv
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> conv = DGMNConv(8, rates=(1, 2))
+        >>> conv(x, grid).shape
+        torch.Size([20, 8])
+        >>> edges = conv.sample(x, grid)[1].edges()
+        >>> same = conv(x, edges.index, edge_weight=edges.weight, edge_sample=edges.sample)
+        >>> torch.allclose(same, conv(x, grid), atol=1e-5)
+        True
     """
 
     messages: List[DynamicMessage]

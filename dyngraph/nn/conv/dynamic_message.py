@@ -21,7 +21,8 @@ class DynamicMessage(nn.Module):
         \quad w_{i,g,k} = z_{i,\, K g + k}, \quad
         \alpha_{i,k} = \mathrm{softmax}_k \, z_{i,\, K G + k}
 
-    From "Dynamic Graph Message Passing Networks" (CVPR 2020), Eq. 4-7: filters w (DW) and
+    From "Dynamic Graph Message Passing Networks" (CVPR 2020,
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Eq. 4-7: filters w (DW) and
     affinities α (DA) are predicted from the sampled nodes themselves. Filters without affinities
     are normalised by a softmax over k, as in the released code.
 
@@ -46,6 +47,15 @@ class DynamicMessage(nn.Module):
     Raises:
         ValueError: If ``groups`` does not divide the channels, or ``legacy_affinity`` has no
             filters to take affinities from.
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn.conv import DynamicMessage
+        >>> message = DynamicMessage(8, rate=2)
+        >>> out, near, weight = message.send(torch.randn(20, 8), Grid([[4, 5]]))
+        >>> out.shape, near.pos.shape, weight.shape
+        (torch.Size([20, 8]), torch.Size([20, 9, 2]), torch.Size([20, 4, 9]))
     """
 
     def __init__(

@@ -17,8 +17,9 @@ class NonLocalConv(AttentionConv):
         \tilde{\mathbf{x}}_i = \sum_j \mathrm{softmax}_j \big(
         \theta(\mathbf{x}_i) \cdot \phi(\mathbf{x}_j) \big) \, g(\mathbf{x}_j)
 
-    From "Non-local Neural Networks" (CVPR 2018) in the notation of "Representative Graph Neural
-    Network" (ECCV 2020), Eq. 1-2. On a grid it runs
+    From "Non-local Neural Networks" (CVPR 2018,
+    `arXiv:1711.07971 <https://arxiv.org/abs/1711.07971>`__) in the notation of "Representative
+    Graph Neural Network" (ECCV 2020), Eq. 1-2. On a grid it runs
     :func:`~torch.nn.functional.scaled_dot_product_attention` and never holds an ``[N, N]`` matrix,
     unless attention weights are asked for. On a sampled graph it attends to the samples that
     :obj:`edge_sample` numbers, from 0 to its largest number.
@@ -31,9 +32,23 @@ class NonLocalConv(AttentionConv):
         bias: Whether the projections have biases.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
+    Raises:
+        ValueError: If ``groups`` does not divide the channels, or ``aggr`` is not the sum.
+
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, hidden_channels]``
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import NonLocalConv
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> conv = NonLocalConv(8, 16)
+        >>> conv(x, grid).shape
+        torch.Size([20, 16])
+        >>> conv(x, torch.tensor([[0, 1, 2], [3, 3, 4]])).shape  # along given edges
+        torch.Size([20, 16])
     """
 
     def attend(

@@ -45,9 +45,26 @@ class RepGraphConv(AttentionConv):
             the edges of its samples and passes messages along them.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
+    Raises:
+        ValueError: If ``groups`` does not divide the channels, a number is not positive,
+            ``num_axes`` is not 1, 2 or 3, or ``aggr`` is not the sum.
+
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
         - **output:** ``[N, hidden_channels]``
+
+    Example:
+        >>> import torch
+        >>> from dyngraph import Grid
+        >>> from dyngraph.nn import RepGraphConv
+        >>> x, grid = torch.randn(20, 8), Grid([[4, 5]])
+        >>> conv = RepGraphConv(8, 16)
+        >>> conv(x, grid).shape
+        torch.Size([20, 16])
+        >>> edges = conv.sample(x, grid)[1].edges()
+        >>> same = conv(x, edges.index, edge_weight=edges.weight, edge_sample=edges.sample)
+        >>> torch.allclose(same, conv(x, grid), atol=1e-5)
+        True
     """
 
     def __init__(
