@@ -1,6 +1,8 @@
 """Imports point one way, also those inside functions and for type checkers alone."""
 
 import ast
+import re
+from itertools import pairwise, product
 from pathlib import Path
 
 import dyngraph
@@ -92,3 +94,38 @@ def test_all_that_is_listed_is_there():
     assert {f"dyngraph.{name}" for name in LAYERS} <= set(MODULES)
     # What the ranks are about.
     assert "dyngraph.ops.operators.attention" in GRAPH["dyngraph.ops.operators"]
+
+
+def drawn_arrows():
+    """The arrows of the picture in docs/architecture.md."""
+    page = (PACKAGE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    (picture,) = re.findall(r"^```\n(cli -> .*?)^```$", page, re.M | re.S)
+    for line in picture.splitlines():
+        steps = [part.strip().split(", ") for part in line.split("->")]
+        for ends in pairwise(steps):
+            yield from product(*ends)
+
+
+def test_the_picture_is_that_of_the_imports():
+    arrows = set(drawn_arrows())
+    shown = {name for arrow in arrows for name in arrow}
+
+    def part(module):
+        """What stands for a module in the picture, if anything does."""
+        name = module.removeprefix("dyngraph.")
+        while name and name not in shown:
+            name = name.rpartition(".")[0]
+        return name
+
+    def next_parts(module):
+        """What it imports, be it by way of modules that the picture leaves out."""
+        for other in GRAPH[module]:
+            yield from [part(other)] if part(other) else next_parts(other)
+
+    imports = {(part(name), other) for name in MODULES if part(name) for other in next_parts(name)}
+    imports = {(name, other) for name, other in imports if name != other}
+    assert arrows - imports == set(), "drawn, but not there"
+    implied = arrows
+    while longer := {(a, d) for a, b in implied for c, d in arrows if b == c} - implied:
+        implied = implied | longer
+    assert imports - implied == set(), "there, but not drawn"
