@@ -12,6 +12,7 @@ PACKAGE = Path(dyngraph.__file__).parent
 #: What may import only what stands before it, and its own kind.
 LAYERS = [
     "derivatives",
+    "evaluation_mode",
     "grid",
     "multilinear",
     "neighborhood",

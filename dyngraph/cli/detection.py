@@ -23,8 +23,8 @@ from dyngraph.evaluate.coco import (
 from dyngraph.evaluate.detect import detect_folder
 from dyngraph.evaluate.detect_listed import detect_listed
 from dyngraph.evaluate.records import file_digest
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.models import mask_rcnn
-from dyngraph.nn.evaluation_mode import evaluation_mode
 from dyngraph.train import DetectionDataModule, DetectionTask, LogDetections
 
 RESULTS = "detections.json"

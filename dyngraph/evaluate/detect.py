@@ -19,7 +19,7 @@ from dyngraph.evaluate.coco import detections_to_coco, write_detections
 from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_images
 from dyngraph.evaluate.records import Records
 from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
-from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.viz import draw_detections, draw_detector_listening
 
 

@@ -20,7 +20,7 @@ from dyngraph.evaluate.coco import detections_to_coco, read_detections, write_de
 from dyngraph.evaluate.image_folder import check_outside
 from dyngraph.evaluate.records import Records
 from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
-from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.evaluation_mode import evaluation_mode
 
 
 @torch.inference_mode()

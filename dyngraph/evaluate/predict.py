@@ -20,7 +20,7 @@ from dyngraph.evaluate.image_folder import check_distinct, check_outside, find_i
 from dyngraph.evaluate.inference import Inference
 from dyngraph.evaluate.records import Records
 from dyngraph.evaluate.unreadable import OnUnreadable, read_or_skip
-from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.viz.segmentation import colorize
 
 _CITYSCAPES_SUFFIX = "_leftImg8bit.png"

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.models.example_image import example_image
-from dyngraph.nn.evaluation_mode import evaluation_mode
 
 Model = TypeVar("Model", bound=nn.Module)
 

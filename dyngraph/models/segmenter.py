@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dyngraph.checks import check_at_least
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.models.aspp_head import ASPPHead
 from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn_relu
 from dyngraph.models.danet_head import DANetHead
@@ -25,7 +26,6 @@ from dyngraph.nn import (
     NonLocalBlock,
     RepGraphBlock,
 )
-from dyngraph.nn.evaluation_mode import evaluation_mode
 
 #: The context blocks by name, each built for a number of channels.
 CONTEXTS: dict[str, Callable[[int], nn.Module]] = {

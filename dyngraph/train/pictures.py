@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype
 
 from dyngraph.data import CocoDetection, SegmentationDataset, denormalize
-from dyngraph.nn.evaluation_mode import evaluation_mode
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.viz import (
     draw_detections,
     draw_detector_listening,

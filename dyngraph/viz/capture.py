@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from dyngraph.evaluation_mode import evaluation_mode
 from dyngraph.grid import Grid
-from dyngraph.nn.evaluation_mode import evaluation_mode
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
