@@ -60,7 +60,7 @@ def training_step(module: nn.Module, maps: Tensor) -> Callable[[], None]:
 
 def layer(block: nn.Module, size: tuple[int, int], device: str = "cpu") -> Callable[[], None]:
     """The forward pass of the graph layer inside a block."""
-    grid = Grid([size], device)
+    grid = Grid([size], device=device)
     x = torch.randn(grid.num_nodes, block.conv.in_channels, device=device)
     return forward(block.conv, x, grid)
 

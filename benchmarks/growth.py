@@ -34,7 +34,7 @@ def measure(rounds: int, device: str = "cpu") -> dict[str, list[dict[str, float]
     layers = {name: make().eval().to(device) for name, make in LAYERS.items()}
     curves: dict[str, list[dict[str, float]]] = {name: [] for name in layers}
     for size in tqdm(SIZES, unit="size"):
-        grid = Grid([size], device)
+        grid = Grid([size], device=device)
         x = torch.randn(grid.num_nodes, CHANNELS, device=device)
         runs = {
             name: partial(layer, x, grid)

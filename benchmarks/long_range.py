@@ -76,13 +76,13 @@ CONTENDERS: dict[str, str | Callable[[int], nn.Module] | None] = {
 
 def load(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """All images ``[N, 3, H, W]`` and labels ``[N, H, W]`` of a split."""
-    pairs = list(CityscapesSegmentation(folder, split, eval_transform()))
+    pairs = list(CityscapesSegmentation(folder, split, transform=eval_transform()))
     images, labels = (torch.stack([pair[i].as_subclass(Tensor) for pair in pairs]) for i in (0, 1))
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
 def build(name: str) -> nn.Module:
-    model = segmenter("small_trunk", CONTENDERS[name], NUM_CLASSES, head_channels=CHANNELS)
+    model = segmenter("small_trunk", CONTENDERS[name], num_classes=NUM_CLASSES, head_channels=CHANNELS)
     return model.to(memory_format=torch.channels_last)
 
 

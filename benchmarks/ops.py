@@ -56,7 +56,7 @@ def unfold(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
 def offsets(pos: Tensor, size: tuple[int, int]) -> Tensor:
     """How far samples are from the taps of a 3x3 convolution, as `deform_conv2d` takes them."""
     taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2).to(pos)
-    offset = (pos - Grid([size], pos.device).pos.unsqueeze(1) - taps).view(*size, -1)
+    offset = (pos - Grid([size], device=pos.device).pos.unsqueeze(1) - taps).view(*size, -1)
     return offset.permute(2, 0, 1).unsqueeze(0)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NoReturn, TypeGuard
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,15 +15,32 @@ Shape = tuple[int, ...]
 FeatureMaps = Tensor | Sequence[Tensor]
 
 
+class Run(NamedTuple):
+    r"""Neighbouring maps of one size."""
+
+    num_maps: int
+    shape: Shape
+    """The P lengths of a map."""
+
+    @property
+    def num_nodes(self) -> int:
+        r"""The number of nodes of all of these maps."""
+        return self.num_maps * math.prod(self.shape)
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Grid:
     r"""The node layout of a batch of feature maps whose sizes may differ from map to map.
 
+    A value: it can't be changed, and two grids are equal if their maps have the same sizes.
+
     Nodes are numbered map after map and row-major inside a map. Neighbouring maps of equal size
-    form a *run*; a batch ``[B, C, *spatial]`` is a single run.
+    form a :class:`Run`; a batch ``[B, C, *spatial]`` is a single run.
 
     Args:
-        sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}. Inside a compiled or
-            exported function, lists or tuples of Python's integers, which may be symbols.
+        sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}, or at least one
+            :class:`Run`. Inside a compiled or exported function, lists or tuples of Python's
+            integers, which may be symbols.
         device: Where :attr:`sizes`, :attr:`ptr`, :attr:`batch` and :attr:`pos` are created.
             Defaults to the device of ``sizes``, or PyTorch's default device if they are no tensor.
 
@@ -41,50 +59,22 @@ class Grid:
         (torch.Size([4, 2, 3]), torch.Size([4, 1, 2]))
     """
 
-    runs: tuple[tuple[int, Shape], ...]
-    num_axes: int
+    runs: tuple[Run, ...]
+    """At least one: a grid of no maps has a run of none."""
     device: torch.device
 
     def __init__(
         self,
-        sizes: Tensor | Sequence[Sequence[int]],
+        sizes: Tensor | Sequence[Sequence[int]] | Sequence[Run],
+        *,
         device: torch.device | str | None = None,
     ) -> None:
-        if _holds_rows_of_ints(sizes):
-            # Not through a tensor: a compiled or exported program can't read its sizes from data.
-            shapes, num_axes = [tuple(row) for row in sizes], len(sizes[0])
-        else:
-            table = torch.as_tensor(sizes, device="cpu")
-            if table.dim() != 2:
-                raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
-            if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
-                raise TypeError(f"sizes: expected integers, got {table.dtype}")
-            shapes, num_axes = [tuple(row) for row in table.tolist()], table.shape[1]
-        if num_axes not in (1, 2, 3):
-            raise ValueError(f"sizes: expected 1, 2 or 3 spatial axes, got {num_axes}")
-        if any(length < 0 for shape in shapes for length in shape):
-            raise ValueError(f"sizes: expected no negative number, got {shapes}")
         if device is None:
             # `torch.get_default_device` can't be compiled.
             device = sizes.device if isinstance(sizes, Tensor) else torch.empty(0).device
-        self._set(_runs(shapes), num_axes, torch.device(device))
-
-    def _set(
-        self, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
-    ) -> None:
-        if num_axes not in (1, 2, 3):
-            raise ValueError(f"maps: expected 1, 2 or 3 spatial axes, got {num_axes}")
-        self.runs = runs
-        self.num_axes = num_axes
-        self.device = device
-
-    @classmethod
-    def _from_runs(
-        cls, runs: tuple[tuple[int, Shape], ...], num_axes: int, device: torch.device
-    ) -> Grid:
-        grid = cls.__new__(cls)
-        grid._set(runs, num_axes, device)
-        return grid
+        # The way to set the attributes of a frozen object.
+        object.__setattr__(self, "runs", _runs_of(sizes))
+        object.__setattr__(self, "device", torch.device(device))
 
     @classmethod
     def of(cls, maps: FeatureMaps) -> Grid:
@@ -95,25 +85,34 @@ class Grid:
             ValueError: If ``maps`` is empty or its number of axes is wrong or varies.
         """
         if isinstance(maps, Tensor):
-            if maps.dim() < 3:
+            if maps.dim() not in (3, 4, 5):
                 raise ValueError(
-                    f"maps: expected a batch [B, C, *spatial], got shape {list(maps.shape)}"
+                    f"maps: expected a batch [B, C, *spatial] with 1, 2 or 3 spatial axes, "
+                    f"got shape {list(maps.shape)}"
                 )
-            run = (maps.shape[0], tuple(maps.shape[2:]))
-            return cls._from_runs((run,), maps.dim() - 2, maps.device)
+            return cls([Run(maps.shape[0], tuple(maps.shape[2:]))], device=maps.device)
         if not isinstance(maps, (list, tuple)) or not all(isinstance(m, Tensor) for m in maps):
             raise TypeError(
                 f"maps: expected a tensor or a list of tensors, got {type(maps).__name__}"
             )
         if not maps:
             raise ValueError("maps: expected at least one map, got an empty list")
-        axes = {m.dim() - 1 for m in maps}
+        axes = {m.dim() for m in maps}
         if len(axes) > 1:
             raise ValueError(
                 f"maps: expected the same number of axes in each, got {[m.dim() for m in maps]}"
             )
-        runs = _runs(tuple(m.shape[1:]) for m in maps)
-        return cls._from_runs(runs, axes.pop(), maps[0].device)
+        if not axes <= {2, 3, 4}:
+            raise ValueError(
+                f"maps: expected maps [C, *spatial] with 1, 2 or 3 spatial axes, "
+                f"got shape {list(maps[0].shape)}"
+            )
+        return cls([tuple(m.shape[1:]) for m in maps], device=maps[0].device)
+
+    @property
+    def num_axes(self) -> int:
+        r"""The number of spatial axes, P."""
+        return len(self.runs[0].shape)
 
     @property
     def shapes(self) -> list[Shape]:
@@ -128,7 +127,7 @@ class Grid:
     @property
     def num_nodes(self) -> int:
         r"""The number of nodes of all maps together, N."""
-        return sum(count * math.prod(shape) for count, shape in self.runs)
+        return sum(run.num_nodes for run in self.runs)
 
     @property
     def sizes(self) -> Tensor:
@@ -137,8 +136,6 @@ class Grid:
             torch.tensor(shape, device=self.device).expand(count, self.num_axes)
             for count, shape in self.runs
         ]
-        if not rows:
-            return torch.empty(0, self.num_axes, dtype=torch.long, device=self.device)
         return torch.cat(rows)
 
     @property
@@ -150,7 +147,7 @@ class Grid:
     @property
     def batch(self) -> Tensor:
         r"""The map of each node, ``[N]``."""
-        start, parts = 0, [torch.empty(0, dtype=torch.long, device=self.device)]
+        start, parts = 0, []
         for count, shape in self.runs:
             maps = torch.arange(start, start + count, device=self.device)
             parts.append(maps.unsqueeze(1).expand(-1, math.prod(shape)).flatten())
@@ -160,10 +157,9 @@ class Grid:
     @property
     def pos(self) -> Tensor:
         r"""The position of each node in its map, ``[N, P]``, float32, in units of nodes."""
-        positions = [_positions(shape, self.device).repeat(count, 1) for count, shape in self.runs]
-        if not positions:
-            return torch.empty(0, self.num_axes, device=self.device)
-        return torch.cat(positions)
+        return torch.cat(
+            [_positions(shape, self.device).repeat(count, 1) for count, shape in self.runs]
+        )
 
     def flatten(self, maps: FeatureMaps) -> Tensor:
         r"""Node-major features ``[N, C]`` of maps that have this layout.
@@ -193,7 +189,7 @@ class Grid:
             raise ValueError(
                 f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
             )
-        lengths = [count * math.prod(shape) for count, shape in self.runs]
+        lengths = [run.num_nodes for run in self.runs]
         # A single part needs no split, whose gradient would be a copy.
         parts = [x] if len(self.runs) == 1 else x.split(lengths)
         return [
@@ -219,11 +215,11 @@ class Grid:
     def coarsen(self, factor: int) -> Grid:
         r"""The layout of cells of ``factor`` nodes along each axis; the last may be partial."""
         # Not -(-length // factor): ONNX rounds towards zero.
-        runs = tuple(
-            (count, tuple((length + factor - 1) // factor for length in shape))
+        runs = [
+            Run(count, tuple((length + factor - 1) // factor for length in shape))
             for count, shape in self.runs
-        )
-        return Grid._from_runs(runs, self.num_axes, self.device)
+        ]
+        return Grid(runs, device=self.device)
 
     def split(self, num_nodes: int) -> list[Grid]:
         r"""Parts of consecutive maps: of at most ``num_nodes`` nodes, or of a single map, each."""
@@ -235,7 +231,7 @@ class Grid:
                 parts.append([])
                 space = num_nodes - math.prod(shape)
             parts[-1].append(shape)
-        return [Grid._from_runs(_runs(part), self.num_axes, self.device) for part in parts]
+        return [Grid(part, device=self.device) for part in parts]
 
     def size(self, dim: int | None = None) -> NoReturn:
         r"""A grid has no edges to count, which is what PyG's explainers ask of a graph.
@@ -251,7 +247,7 @@ class Grid:
 
     def to(self, device: torch.device | str) -> Grid:
         r"""The same layout on another device."""
-        return Grid._from_runs(self.runs, self.num_axes, torch.device(device))
+        return Grid(self.runs, device=device)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grid):
@@ -265,7 +261,40 @@ class Grid:
         return f"Grid({self.shapes})"
 
 
-def _holds_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
+def _runs_of(sizes: Tensor | Sequence[Sequence[int]] | Sequence[Run]) -> tuple[Run, ...]:
+    """The runs of maps, checked."""
+    if _are_runs(sizes):
+        runs = tuple(sizes)
+    elif _are_rows_of_ints(sizes):
+        # Not through a tensor: a compiled or exported program can't read its sizes from data.
+        runs = _join([tuple(row) for row in sizes])
+    else:
+        table = torch.as_tensor(sizes, device="cpu")
+        if table.dim() != 2:
+            raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
+        if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
+            raise TypeError(f"sizes: expected integers, got {table.dtype}")
+        # Without maps, the number of axes is all that there is to know.
+        runs = _join([tuple(row) for row in table.tolist()]) or (Run(0, (1,) * table.shape[1]),)
+    num_axes = {len(run.shape) for run in runs}
+    if len(num_axes) > 1 or not num_axes <= {1, 2, 3}:
+        raise ValueError(
+            f"sizes: expected 1, 2 or 3 spatial axes, the same in all maps, "
+            f"got {[run.shape for run in runs]}"
+        )
+    if any(length < 0 for run in runs for length in run.shape):
+        raise ValueError(f"sizes: expected no negative number, got {[run.shape for run in runs]}")
+    return runs
+
+
+def _are_runs(sizes: object) -> TypeGuard[Sequence[Run]]:
+    """Whether sizes are runs of maps."""
+    if not isinstance(sizes, (list, tuple)) or not sizes:
+        return False
+    return all(isinstance(run, Run) for run in sizes)
+
+
+def _are_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
     """Whether sizes are lists or tuples of Python's integers, all of one length."""
     if not isinstance(sizes, (list, tuple)) or not sizes:
         return False
@@ -277,15 +306,15 @@ def _holds_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
     )
 
 
-def _runs(shapes: Iterable[Shape]) -> tuple[tuple[int, Shape], ...]:
-    """How often each shape comes in a row."""
+def _join(shapes: Sequence[Shape]) -> tuple[Run, ...]:
+    """Neighbouring maps of one shape, together."""
     # Not by `groupby`, which can't be compiled for sizes that are symbols.
-    runs: list[tuple[int, Shape]] = []
+    runs: list[Run] = []
     for shape in shapes:
-        if runs and runs[-1][1] == shape:
-            runs[-1] = (runs[-1][0] + 1, shape)
+        if runs and runs[-1].shape == shape:
+            runs[-1] = Run(runs[-1].num_maps + 1, shape)
         else:
-            runs.append((1, shape))
+            runs.append(Run(1, shape))
     return tuple(runs)
 
 

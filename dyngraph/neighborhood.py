@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -62,8 +63,11 @@ class Edges(NamedTuple):
     channels has K samples of its own, sample k of group g is number ``g K + k``."""
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Neighborhood:
     r"""K samples for each node, at fractional positions of a sender grid.
+
+    A value: it can't be changed, and keeps nothing that it computes.
 
     The value of a feature map at a fractional position is the multilinear interpolation of the
     :math:`2^P` *corners* around it:
@@ -101,10 +105,16 @@ class Neighborhood:
         (torch.Size([20, 2, 2]), torch.Size([2, 160]))
     """
 
+    grid: Grid
+    pos: Tensor
+    padding_mode: str
+    receiver: Grid
+
     def __init__(
         self,
         grid: Grid,
         pos: Tensor,
+        *,
         padding_mode: str = "zeros",
         receiver: Grid | None = None,
     ) -> None:
@@ -126,10 +136,11 @@ class Neighborhood:
             raise ValueError(f"grid: expected at least one sender node, got {grid}")
         if pos.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"pos: expected float32 or float64, got {pos.dtype}")
-        self.grid = grid
-        self.receiver = receiver
-        self.pos = pos
-        self.padding_mode = padding_mode
+        # The way to set the attributes of a frozen object.
+        object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "pos", pos)
+        object.__setattr__(self, "padding_mode", padding_mode)
+        object.__setattr__(self, "receiver", receiver)
 
     @property
     def num_samples(self) -> int:
@@ -258,7 +269,9 @@ class Neighborhood:
                     f"got {part} ({part.padding_mode})"
                 )
         pos = torch.cat([part.pos for part in parts], dim=-2)
-        return Neighborhood(first.grid, pos, first.padding_mode, first.receiver)
+        return Neighborhood(
+            first.grid, pos, padding_mode=first.padding_mode, receiver=first.receiver
+        )
 
     def __repr__(self) -> str:
         return f"Neighborhood({self.grid}, num_samples={self.num_samples})"

@@ -122,7 +122,7 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
 
 @torch.no_grad()
 def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]:
-    image, label = CityscapesSegmentation(scenes, "val", eval_transform())[0]
+    image, label = CityscapesSegmentation(scenes, "val", transform=eval_transform())[0]
     batch = image.unsqueeze(0)
     picture = denormalize(image)
     panels = {"labels": label}

@@ -109,10 +109,16 @@ def small_options() -> dict[str, Any]:
 def build(name: str, args: argparse.Namespace, num_classes: int) -> MaskRCNN:
     lightning.seed_everything(args.seed, verbose=False)
     context, place = (CONTEXTS if args.data else SMALL_CONTEXTS)[name]
-    arguments = (args.backbone, context, num_classes, place, args.weights)
+    model = mask_rcnn(
+        args.backbone,
+        context=context,
+        num_classes=num_classes,
+        context_at=place,
+        weights_backbone=args.weights,
+        **({} if args.data else small_options()),
+    )
     if args.data:
-        return mask_rcnn(*arguments)
-    model = mask_rcnn(*arguments, **small_options())
+        return model
     model.roi_heads.box_predictor = FastRCNNPredictor(BOX_WIDTH, num_classes + 1)
     model.roi_heads.mask_predictor = MaskRCNNPredictor(WIDTH, WIDTH, num_classes + 1)
     # As convolutions on a CPU are fastest, and dyngraph's layers take maps without a copy.
@@ -216,7 +222,7 @@ def main() -> None:
         root = args.out / "strips"
         # No more than a short run looks at.
         num_train = min(2000, args.steps * args.batch_size)
-        generate_coco(root, num_train, num_val=min(100, num_train), seed=args.seed)
+        generate_coco(root, num_train=num_train, num_val=min(100, num_train), seed=args.seed)
     data = DetectionDataModule(
         root, batch_size=args.batch_size, num_workers=args.workers, seed=args.seed
     )

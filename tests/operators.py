@@ -65,7 +65,9 @@ def run_each_group(function, t, near):
     """The reference where groups have samples of their own: each alone, side by side."""
     groups = []
     for g in range(near.num_groups):
-        own = Neighborhood(near.grid, near.pos[:, g], near.padding_mode, near.receiver)
+        own = Neighborhood(
+            near.grid, near.pos[:, g], padding_mode=near.padding_mode, receiver=near.receiver
+        )
         parts = {name: x.chunk(near.num_groups, dim=1)[g] for name, x in t.items()}
         parts["values"] = t["values"][:, g]
         groups.append(run(function, parts, own, 1, None))
@@ -80,7 +82,7 @@ def run_with_gradients(function, t, near, groups, backend, upstream=None):
     """
     leaves = {name: t[name].detach().requires_grad_() for name in FUNCTIONS[function]}
     pos = near.pos.detach().requires_grad_()
-    near = Neighborhood(near.grid, pos, near.padding_mode, near.receiver)
+    near = Neighborhood(near.grid, pos, padding_mode=near.padding_mode, receiver=near.receiver)
     outputs = run(function, {**t, **leaves}, near, groups, backend)
     generator = torch.Generator().manual_seed(1)
     loss = torch.zeros(())

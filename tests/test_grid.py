@@ -14,6 +14,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
 from dyngraph import Grid, to_feature_map, to_graph
+from dyngraph.grid import Run
 from dyngraph.nn.conv import RepGraphConv
 
 SHAPES = {1: (5,), 2: (3, 4), 3: (2, 3, 4)}
@@ -69,6 +70,25 @@ def test_grid_equality_ignores_how_it_was_made():
     assert grid != Grid([[4, 3], [3, 4]])
     assert grid != [[3, 4], [3, 4]]
     assert Grid(torch.empty(0, 1, dtype=torch.long)) != Grid(torch.empty(0, 2, dtype=torch.long))
+
+
+def test_a_grid_is_a_value():
+    grid = Grid([[3, 4]])
+    for name in ("runs", "device", "num_axes", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(grid, name, None)
+    with pytest.raises(AttributeError):
+        del grid.runs
+    assert {grid: "found"}[Grid([[3, 4]])] == "found"
+
+
+def test_a_grid_of_runs():
+    grid = Grid([[2, 2], [2, 2], [1, 3]])
+    assert Grid(grid.runs) == Grid([Run(2, (2, 2)), Run(1, (1, 3))]) == grid
+    assert [run.num_nodes for run in grid.runs] == [8, 3]
+    no_maps = Grid(torch.empty(0, 3, dtype=torch.long))
+    assert no_maps == Grid([Run(0, (4, 4, 4))])
+    assert (no_maps.num_axes, no_maps.shapes, no_maps.sizes.shape) == (3, [], (0, 3))
 
 
 def test_grid_lives_on_the_asked_device():
@@ -245,6 +265,9 @@ def test_an_explainer_of_a_grid_says_what_to_explain():
         (lambda: Grid([]), ValueError, "sizes"),
         (lambda: Grid([[1, 1, 1, 1]]), ValueError, "sizes"),
         (lambda: Grid(torch.empty(2, 0, dtype=torch.long)), ValueError, "sizes"),
+        (lambda: Grid([Run(1, (2, -1))]), ValueError, "sizes"),
+        (lambda: Grid([Run(1, ())]), ValueError, "sizes"),
+        (lambda: Grid([Run(1, (2,)), Run(1, (2, 3))]), ValueError, "sizes"),
         (lambda: Grid.of(torch.ones(2, 2)), ValueError, "maps"),
         (lambda: Grid.of(torch.ones(1, 1, 1, 1, 1, 1)), ValueError, "maps"),
         (lambda: Grid.of([]), ValueError, "maps"),

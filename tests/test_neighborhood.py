@@ -33,12 +33,23 @@ def test_corners_of_one_sample():
     assert repr(near) == "Neighborhood(Grid([(3, 4)]), num_samples=1)"
 
 
+def test_a_neighborhood_is_a_value():
+    near = Neighborhood(Grid([[3, 4]]), torch.zeros(12, 1, 2))
+    for name in ("grid", "receiver", "pos", "padding_mode", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(near, name, None)
+    near.corners()
+    assert set(vars(near)) == {"grid", "receiver", "pos", "padding_mode"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border"])
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_corners_equal_the_formula(num_axes, padding_mode, dtype):
     grid = Grid(reference.MIXED_SIZES[num_axes])
-    near = Neighborhood(grid, reference.random_positions(grid, 6, dtype=dtype), padding_mode)
+    near = Neighborhood(
+        grid, reference.random_positions(grid, 6, dtype=dtype), padding_mode=padding_mode
+    )
     assert near.num_samples == 6
     assert (
         near.corners().index.shape
@@ -56,7 +67,7 @@ def test_receivers_on_another_grid(num_axes, padding_mode):
     sender = Grid(reference.SENDER_SIZES[num_axes])
     receiver = Grid(reference.MIXED_SIZES[num_axes])
     pos = reference.random_positions(sender, 4, receiver)
-    near = Neighborhood(sender, pos, padding_mode, receiver=receiver)
+    near = Neighborhood(sender, pos, padding_mode=padding_mode, receiver=receiver)
     assert near.corners().index.shape == (receiver.num_nodes, 1, 2**num_axes, 4)
     torch.testing.assert_close(dense_corners(near), reference.interpolation_matrix(near))
     x = torch.randn(sender.num_nodes, 3)
@@ -68,7 +79,7 @@ def test_samples_never_cross_images(num_axes):
     grid = Grid(reference.MIXED_SIZES[num_axes])
     pos = reference.random_positions(grid, 8, reach=4.0)
     for padding_mode in ("zeros", "border"):
-        (source, target), _ = Neighborhood(grid, pos, padding_mode).edge_index()
+        (source, target), _ = Neighborhood(grid, pos, padding_mode=padding_mode).edge_index()
         assert torch.equal(grid.batch[source], grid.batch[target])
 
 
@@ -190,8 +201,13 @@ def test_a_graph_has_senders_that_listen():
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_samples_of_groups(num_axes, padding_mode):
     grid = Grid(reference.MIXED_SIZES[num_axes])
-    parts = [Neighborhood(grid, reference.random_positions(grid, 3), padding_mode) for _ in "ab"]
-    near = Neighborhood(grid, torch.stack([part.pos for part in parts], dim=1), padding_mode)
+    parts = [
+        Neighborhood(grid, reference.random_positions(grid, 3), padding_mode=padding_mode)
+        for _ in "ab"
+    ]
+    near = Neighborhood(
+        grid, torch.stack([part.pos for part in parts], dim=1), padding_mode=padding_mode
+    )
     assert (near.num_samples, near.num_groups, parts[0].num_groups) == (3, 2, None)
     # Sample k of group g is number 3 g + k.
     for group, part in enumerate(parts):
@@ -218,7 +234,7 @@ def test_neighborhoods_side_by_side():
     with pytest.raises(ValueError, match=r"^parts: expected at least one"):
         Neighborhood.cat([])
     for other in (
-        Neighborhood(grid, second.pos, "border"),
+        Neighborhood(grid, second.pos, padding_mode="border"),
         Neighborhood(Grid([[2, 2], [3, 4]]), second.pos),
     ):
         with pytest.raises(ValueError, match=r"^parts: expected the grids and padding of"):
@@ -262,16 +278,18 @@ def test_samples_at_nodes_are_the_nodes():
     grid = Grid([[3, 4], [2, 2]])
     x = torch.randn(grid.num_nodes, 5)
     for padding_mode in ("zeros", "border"):
-        near = Neighborhood(grid, grid.pos.unsqueeze(1), padding_mode)
+        near = Neighborhood(grid, grid.pos.unsqueeze(1), padding_mode=padding_mode)
         assert torch.equal(interpolate(x, near).squeeze(1), x)
 
 
 def test_border_repeats_the_edge_of_the_map():
     grid = Grid([[3]])
     pos = torch.tensor([[-7.0, -0.5, 2.5, 1e30]]).t().expand(3, 4, 1)
-    out = interpolate(torch.tensor([[1.0], [2.0], [4.0]]), Neighborhood(grid, pos, "border"))
+    out = interpolate(
+        torch.tensor([[1.0], [2.0], [4.0]]), Neighborhood(grid, pos, padding_mode="border")
+    )
     assert out[0].flatten().tolist() == [1, 1, 4, 4]
-    near = Neighborhood(grid, pos, "zeros")
+    near = Neighborhood(grid, pos, padding_mode="zeros")
     assert interpolate(torch.tensor([[1.0], [2.0], [4.0]]), near)[0].flatten().tolist() == [
         0,
         0.5,
@@ -287,12 +305,12 @@ def test_border_repeats_the_edge_of_the_map():
 def test_non_finite_position_is_nan_in_its_node_alone(bad, num_axes, padding_mode, backend):
     grid = Grid(reference.MIXED_SIZES[num_axes])
     pos = reference.random_positions(grid, 3)
-    clean = Neighborhood(grid, pos, padding_mode)
+    clean = Neighborhood(grid, pos, padding_mode=padding_mode)
     pos = pos.clone()
     # The other coordinates are far outside, where weights are zero: 0 * NaN has to stay NaN.
     pos[4, 1] = -50.0
     pos[4, 1, -1] = bad
-    near = Neighborhood(grid, pos, padding_mode)
+    near = Neighborhood(grid, pos, padding_mode=padding_mode)
     assert near.corners().index.min() >= 0
     assert near.corners().index.max() < grid.num_nodes
     x = torch.randn(grid.num_nodes, 4)
@@ -336,7 +354,7 @@ def test_far_positions_contribute_zero(num_axes, far):
         assert torch.equal(out, torch.zeros_like(out))
         out.sum().backward()
         assert torch.equal(pos.grad, torch.zeros_like(pos))
-        border = Neighborhood(grid, pos.detach(), "border")
+        border = Neighborhood(grid, pos.detach(), padding_mode="border")
         last = (grid.sizes[grid.batch][:, axis] - 1) * (far > 0)
         clamped = grid.pos.unsqueeze(1).clone()
         clamped[:, 0, axis] = last.float()
@@ -347,7 +365,7 @@ def test_positions_get_the_gradient_of_the_formula():
     grid = Grid(reference.MIXED_SIZES[2])
     pos = reference.random_positions(grid, 3, dtype=torch.float64).requires_grad_()
     for padding_mode in ("zeros", "border"):
-        near = Neighborhood(grid, pos, padding_mode)
+        near = Neighborhood(grid, pos, padding_mode=padding_mode)
         upstream = torch.randn(grid.num_nodes, 3, grid.num_nodes, dtype=torch.float64)
         got = torch.autograd.grad((dense_corners(near) * upstream).sum(), pos)
         want = torch.autograd.grad((reference.interpolation_matrix(near) * upstream).sum(), pos)
@@ -415,7 +433,7 @@ def test_empty_neighborhoods(num_samples):
     full = Grid([[1, 1], [1, 2], [1, 1]])
     pos = torch.zeros(4, num_samples, 2)
     for padding_mode in ("zeros", "border"):
-        near = Neighborhood(grid, pos, padding_mode, receiver=full)
+        near = Neighborhood(grid, pos, padding_mode=padding_mode, receiver=full)
         out = interpolate(torch.ones(5, 1), near).sum(dim=1)
         assert out.flatten().tolist() == [num_samples, 0, 0, num_samples]
         assert scatter_interpolate(torch.ones(4, num_samples, 1), near).shape == (5, 1)
@@ -457,7 +475,9 @@ def neighborhoods(draw):
     pos = reference.random_positions(sender, draw(st.integers(1, 4)), receiver, dtype)
     # Some positions exactly on nodes and on borders.
     pos = torch.where(torch.rand_like(pos) < 0.3, pos.round(), pos)
-    return Neighborhood(sender, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
+    return Neighborhood(
+        sender, pos, padding_mode=draw(st.sampled_from(["zeros", "border"])), receiver=receiver
+    )
 
 
 @given(neighborhoods())

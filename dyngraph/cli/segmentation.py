@@ -73,7 +73,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
         else:
             truth = (data.val[index][1] for index in range(len(data.val)))
             names = data.val.class_names
-            print_scores(score_predictions(labels, truth, names, data.max_pixels))
+            print_scores(score_predictions(labels, truth, names, max_pixels=data.max_pixels))
 
     def predict(self, args: Namespace, config: str) -> None:
         data = SegmentationDataModule(**args.data, seed=args.seed)

@@ -89,6 +89,7 @@ class CocoDetection(ImageDataset[tuple[Tensor, Target]]):
         self,
         root: str | Path,
         split: str,
+        *,
         transform: Transform | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:

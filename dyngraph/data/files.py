@@ -41,7 +41,7 @@ _TURNS = {
 _ON_THE_SIDE = (5, 6, 7, 8)
 
 
-def open_image(path: Path, formats: tuple[str, ...], max_pixels: int = MAX_PIXELS) -> ImageFile:
+def open_image(path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PIXELS) -> ImageFile:
     r"""Reads the header of an image file that nobody has vouched for. Close it, or use ``with``.
 
     Args:
@@ -69,12 +69,14 @@ def open_image(path: Path, formats: tuple[str, ...], max_pixels: int = MAX_PIXEL
     return image
 
 
-def read_image(path: Path, formats: tuple[str, ...], max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     r"""Reads an image file that nobody has vouched for, its pixels as they are stored.
 
     Arguments and errors are those of :func:`open_image`.
     """
-    with open_image(path, formats, max_pixels) as image, _reading(path, formats):
+    with open_image(path, formats, max_pixels=max_pixels) as image, _reading(path, formats):
         image.load()
         return image
 
@@ -118,7 +120,7 @@ def turned(path: Path, max_pixels: int = MAX_PIXELS) -> str:
 
 
 def _open_rgb(path: Path, max_pixels: int) -> ImageFile:
-    image = open_image(path, _RGB_FORMATS, max_pixels)
+    image = open_image(path, _RGB_FORMATS, max_pixels=max_pixels)
     if image.mode.startswith("I"):
         image.close()
         # Pillow would cut them off at 255.

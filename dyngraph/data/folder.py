@@ -41,10 +41,11 @@ class FolderSegmentation(SegmentationDataset):
         self,
         root: str | Path,
         split: str,
+        *,
         transform: Transform | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__(root, split, transform, max_pixels)
+        super().__init__(root, split, transform=transform, max_pixels=max_pixels)
         self.class_names, self.palette = self.classes(root)
 
     @classmethod

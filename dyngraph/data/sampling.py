@@ -45,6 +45,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         num_items: int,
         num_samples: int,
         seed: int,
+        *,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,

@@ -78,6 +78,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
         self,
         root: str | Path,
         split: str,
+        *,
         transform: Transform | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -150,7 +151,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
     def check_headers(self, index: int) -> tuple[int, int]:
         size = read_rgb_size(self.image_paths[index], self.max_pixels)
         path = self.label_paths[index]
-        with open_image(path, ("PNG",), self.max_pixels) as label:
+        with open_image(path, ("PNG",), max_pixels=self.max_pixels) as label:
             self._check_label(path, label)
             self._check_sizes(index, size, label.size[::-1])
         return size
@@ -167,7 +168,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
             )
 
     def _read_label(self, path: Path) -> Tensor:
-        image = read_image(path, ("PNG",), self.max_pixels)
+        image = read_image(path, ("PNG",), max_pixels=self.max_pixels)
         self._check_label(path, image)
         try:
             return self.encode(F.pil_to_tensor(image)[0])

@@ -72,6 +72,7 @@ class RandomScaleOf(RandomScale):
 
 def train_transform(
     crop_size: int | tuple[int, int],
+    *,
     scale: tuple[float, float] | None = None,
     scales: Sequence[float] | None = None,
 ) -> v2.Transform:

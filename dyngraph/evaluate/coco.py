@@ -103,6 +103,7 @@ def read_detections(path: str | Path) -> list[Detection]:
 def judge_detections(
     detections: Sequence[Detection],
     annotation_path: str | Path,
+    *,
     image_ids: Sequence[int] | None = None,
 ) -> dict[str, float]:
     r"""The average precision of boxes and masks, by ``pycocotools``.

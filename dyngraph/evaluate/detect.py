@@ -28,6 +28,7 @@ def detect_folder(
     model: MaskRCNN,
     images: str | Path,
     out: str | Path,
+    *,
     class_names: Sequence[str],
     category_ids: Sequence[int],
     palette: Tensor,
@@ -102,7 +103,7 @@ def detect_folder(
                 continue
             image = F.to_dtype(picture, torch.float32, scale=True).to(device)
             (detected,) = model([image])
-            overlay = draw_detections(picture, detected, class_names, palette, threshold)
+            overlay = draw_detections(picture, detected, class_names, palette, threshold=threshold)
             name = _name(path, images, ".png")
             write_png(out / "overlays" / name, overlay.permute(1, 2, 0).numpy())
             _draw_listening(model, image, detected, threshold, out, name)

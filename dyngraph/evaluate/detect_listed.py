@@ -29,6 +29,7 @@ def detect_listed(
     image_info: str | Path,
     images: str | Path,
     out: str | Path,
+    *,
     categories: Mapping[int, str],
     progress: bool = True,
     model_digest: str | None = None,

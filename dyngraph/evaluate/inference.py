@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ class Inference:
 
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+    _: KW_ONLY
     scales: Sequence[float] = (1.0,)
     flip: bool = False
 

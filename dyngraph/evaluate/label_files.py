@@ -18,6 +18,7 @@ def score_predictions(
     predictions: Sequence[Path],
     labels: Iterable[Tensor],
     class_names: Sequence[str],
+    *,
     max_pixels: int = MAX_PIXELS,
 ) -> dict[str, float]:
     r"""The scores of predictions in files.
@@ -38,7 +39,7 @@ def score_predictions(
     num_classes = len(class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
     for path, label in zip(predictions, labels, strict=True):
-        classes = F.pil_to_tensor(read_image(path, ("PNG",), max_pixels))[0].long()
+        classes = F.pil_to_tensor(read_image(path, ("PNG",), max_pixels=max_pixels))[0].long()
         if classes.shape != label.shape:
             raise ValueError(f"{path}: expected {list(label.shape)}, got {list(classes.shape)}")
         if classes.max() >= num_classes:

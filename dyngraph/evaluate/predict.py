@@ -32,6 +32,7 @@ def predict_folder(
     images: str | Path,
     out: str | Path,
     inference: Inference,
+    *,
     palette: Tensor = PALETTE,
     label_ids: bool = False,
     progress: bool = True,

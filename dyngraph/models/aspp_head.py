@@ -30,7 +30,7 @@ class ASPPHead(ASPP):
     project: nn.Sequential
 
     def __init__(
-        self, in_channels: int, rates: Sequence[int] = (12, 24, 36), out_channels: int = 256
+        self, in_channels: int, *, rates: Sequence[int] = (12, 24, 36), out_channels: int = 256
     ) -> None:
         super().__init__(in_channels, [*rates], out_channels)
         self.project = self.project[:-1]

@@ -34,7 +34,7 @@ class DilatedResNet(nn.Module):
     """
 
     def __init__(
-        self, name: str, weights: str | None = None, multi_grid: Sequence[int] | None = None
+        self, name: str, *, weights: str | None = None, multi_grid: Sequence[int] | None = None
     ) -> None:
         super().__init__()
         if name not in RESNETS:

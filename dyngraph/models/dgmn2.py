@@ -57,6 +57,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         self,
         depths: Sequence[int] = DEPTHS["dgmn2_small"],
         channels: Sequence[int] = (64, 128, 320, 512),
+        *,
         heads: Sequence[int] = (1, 2, 5, 8),
         mlp_ratios: Sequence[int] = (8, 8, 4, 4),
         drop_path: float = 0.0,
@@ -83,7 +84,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
                 channels[stage],
                 heads[stage],
                 (224 // stride, 224 // stride),
-                mlp_ratios[stage],
+                mlp_ratio=mlp_ratios[stage],
                 checkpointing=checkpointing,
             )
             blocks = [make(drop_path=next(probabilities)) for _ in range(depths[stage])]
@@ -136,7 +137,7 @@ def patch_embedding(channels: Sequence[int], strides: Sequence[int]) -> nn.Seque
     return nn.Sequential(OrderedDict(layers))
 
 
-def dgmn2_tiny(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
+def dgmn2_tiny(num_classes: int = 1000, *, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Tiny: 12.1 M parameters, with 1000 classes.
 
     Args:
@@ -148,17 +149,17 @@ def dgmn2_tiny(num_classes: int = 1000, features_only: bool = False, **kwargs: A
     return _dgmn2("dgmn2_tiny", num_classes, features_only, kwargs)
 
 
-def dgmn2_small(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
+def dgmn2_small(num_classes: int = 1000, *, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Small: 21.0 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
     return _dgmn2("dgmn2_small", num_classes, features_only, kwargs)
 
 
-def dgmn2_medium(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
+def dgmn2_medium(num_classes: int = 1000, *, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Medium: 35.8 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
     return _dgmn2("dgmn2_medium", num_classes, features_only, kwargs)
 
 
-def dgmn2_large(num_classes: int = 1000, features_only: bool = False, **kwargs: Any) -> DGMN2:
+def dgmn2_large(num_classes: int = 1000, *, features_only: bool = False, **kwargs: Any) -> DGMN2:
     r"""DGMN2-Large: 48.3 M parameters. Arguments are those of :func:`dgmn2_tiny`."""
     return _dgmn2("dgmn2_large", num_classes, features_only, kwargs)
 

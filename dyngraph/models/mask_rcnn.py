@@ -58,6 +58,7 @@ PLACES = ("res4", *STAGES)
 
 def mask_rcnn(
     backbone: str | nn.Module = "resnet50",
+    *,
     context: str | Callable[[int], nn.Module] | None = None,
     num_classes: int = 80,
     context_at: str = "res4",

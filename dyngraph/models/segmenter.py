@@ -104,6 +104,7 @@ class PyramidSegmenter(Segmenter):
 def segmenter(
     backbone: str | nn.Module,
     context: str | Callable[[int], nn.Module] | None = None,
+    *,
     num_classes: int = 19,
     aux_loss: bool = False,
     head_channels: int | None = None,
@@ -150,7 +151,10 @@ def segmenter(
     if isinstance(trunk, DGMN2):
         head_channels = head_channels or 128
         head = SemanticFPN(
-            trunk.channels, num_classes, head_channels, _context(context, head_channels)
+            trunk.channels,
+            num_classes,
+            channels=head_channels,
+            context=_context(context, head_channels),
         )
         aux_classifier = _aux_classifier(trunk.channels[-2], num_classes) if aux_loss else None
         return PyramidSegmenter(trunk, head, aux_classifier)
@@ -178,7 +182,7 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
         if backbone not in RESNETS:
             names = (*RESNETS, *DEPTHS, "small_trunk")
             raise ValueError(f"backbone: expected one of {names}, got {backbone!r}")
-        return DilatedResNet(backbone, weights)
+        return DilatedResNet(backbone, weights=weights)
     if weights is not None:
         raise ValueError(f"weights_backbone: only ResNets and DGMN2 have weights, got {weights!r}")
     return SmallTrunk() if isinstance(backbone, str) else backbone

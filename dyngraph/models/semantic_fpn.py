@@ -44,6 +44,7 @@ class SemanticFPN(nn.Module):
         self,
         in_channels: Sequence[int],
         num_classes: int,
+        *,
         channels: int = 128,
         context: nn.Module | None = None,
     ) -> None:

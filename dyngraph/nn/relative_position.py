@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,11 +57,9 @@ class RelativePosition(nn.Module):
         Returns:
             ``[N, G, K]``.
         """
-        lengths = [count * math.prod(shape) for count, shape in grid.runs]
+        lengths = [run.num_nodes for run in grid.runs]
         parts = [query] if len(lengths) == 1 else query.split(lengths)
         scores = [self._scores(part, *run) for part, run in zip(parts, grid.runs, strict=True)]
-        if not scores:
-            return query.new_zeros(*query.shape[:2], self.num_samples)
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _scores(self, query: Tensor, batch: int, shape: Shape) -> Tensor:

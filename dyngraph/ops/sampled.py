@@ -348,9 +348,9 @@ def sampled_attention(
     value: Tensor,
     near: Neighborhood,
     groups: int = 1,
+    *,
     scale: float = 1.0,
     bias: Tensor | None = None,
-    *,
     return_weights: bool = False,
     recompute: bool = False,
     backend: str = "auto",
@@ -414,7 +414,7 @@ def sampled_attention(
         corners = _in_dtype(near.corners(), query_.dtype)
         shared = key_ if value is key else value_
         out, alpha = along_edges.sampled_attention(
-            query_, key_, shared, corners, groups, float(scale), bias_
+            query_, key_, shared, corners, groups, scale=float(scale), bias=bias_
         )
     else:
         keep_scores = torch.is_grad_enabled() and not (recompute or load_kernels(name).RECOMPUTES)

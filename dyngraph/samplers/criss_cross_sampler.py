@@ -44,11 +44,9 @@ class CrissCrossSampler(Sampler):
         self.check_nodes(x, grid)
         if len(grid.runs) > 1:
             raise ValueError(f"grid: expected maps of one size, got {grid}")
-        # Nobody listens on a grid of no maps.
-        shape = grid.runs[0][1] if grid.runs else (1,) * grid.num_axes
         node = grid.pos.to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(1)
         lines = [node]
-        for axis, length in enumerate(shape):
+        for axis, length in enumerate(grid.runs[0].shape):
             steps = torch.arange(1, length, device=node.device, dtype=node.dtype)
             line = node.repeat(1, length - 1, 1)
             line[..., axis] = (line[..., axis] + steps) % length

@@ -45,7 +45,7 @@ class DilatedSampler(Sampler):
     """
 
     def __init__(
-        self, rates: Sequence[int] = (1,), kernel_size: int = 3, num_axes: int = 2
+        self, rates: Sequence[int] = (1,), *, kernel_size: int = 3, num_axes: int = 2
     ) -> None:
         if not rates or min(rates) < 1:
             raise ValueError(f"rates: expected at least one, each positive, got {tuple(rates)}")

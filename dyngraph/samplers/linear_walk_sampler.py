@@ -44,9 +44,9 @@ class LinearWalkSampler(DilatedSampler):
     bias: nn.Parameter | None
 
     def __init__(
-        self, in_channels: int, bias: bool = True, kernel_size: int = 3, num_axes: int = 2
+        self, in_channels: int, *, bias: bool = True, kernel_size: int = 3, num_axes: int = 2
     ) -> None:
-        super().__init__((1,), kernel_size, num_axes)
+        super().__init__((1,), kernel_size=kernel_size, num_axes=num_axes)
         num_outputs = self.num_samples * num_axes
         # Parameters of its own, so that the names are those of the released weights.
         self.weight = nn.Parameter(torch.empty(num_outputs, in_channels))

@@ -99,6 +99,7 @@ class OffsetSampler(Sampler):
         self,
         in_channels: int,
         num_samples: int = 9,
+        *,
         num_axes: int = 2,
         cell_size: int = 1,
         spread: float | Sequence[float] = 16.0,
@@ -142,7 +143,7 @@ class OffsetSampler(Sampler):
 def _cells(grid: Grid, size: int) -> tuple[Grid, Tensor]:
     """The grid of cells, and the cell of each node ``[N]``."""
     cells = grid.coarsen(size)
-    start, parts = 0, [torch.empty(0, dtype=torch.long, device=grid.device)]
+    start, parts = 0, []
     for (count, shape), (_, cell_shape) in zip(grid.runs, cells.runs, strict=True):
         cell = torch.arange(count, device=grid.device)
         for length, num_cells in zip(shape, cell_shape, strict=True):
@@ -157,7 +158,7 @@ def _cell_average(x: Tensor, grid: Grid, size: int) -> Tensor:
     """The average of the nodes of each cell, in at least float32."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     runs = [_pool(maps, size) for maps in grid.unflatten_runs(x)]
-    return torch.cat([x[:0], *(maps.movedim(1, -1).reshape(-1, x.shape[1]) for maps in runs)])
+    return torch.cat([maps.movedim(1, -1).reshape(-1, x.shape[1]) for maps in runs])
 
 
 def _pool(maps: Tensor, size: int) -> Tensor:

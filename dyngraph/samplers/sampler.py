@@ -61,7 +61,7 @@ class Sampler(nn.Module, ABC):
             ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
         """
 
-    def check_nodes(self, x: Tensor, grid: Grid, takes_groups: bool = False) -> None:
+    def check_nodes(self, x: Tensor, grid: Grid, *, takes_groups: bool = False) -> None:
         r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a fitting grid.
 
         Or ``[N, G, C / G]``, if the sampler ``takes_groups``.

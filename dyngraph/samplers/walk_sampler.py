@@ -53,13 +53,14 @@ class WalkSampler(DilatedSampler):
         self,
         in_channels: int,
         rate: int = 1,
+        *,
         kernel_size: int = 3,
         num_axes: int = 2,
         bias: bool = False,
     ) -> None:
         if rate < 1:
             raise ValueError(f"rate: expected a positive number, got {rate}")
-        super().__init__((rate,), kernel_size, num_axes)
+        super().__init__((rate,), kernel_size=kernel_size, num_axes=num_axes)
         self.walk = _CONV[num_axes](
             in_channels,
             self.num_samples * num_axes,
@@ -85,8 +86,6 @@ class WalkSampler(DilatedSampler):
         """The walks ``[N, K, P]``."""
         with no_autocast(x.device.type):
             runs = [self._convolve(maps) for maps in grid.unflatten_runs(x)]
-        if not runs:
-            return x.new_zeros(0, self.num_samples, self.num_axes)
         walks = torch.cat([maps.movedim(1, -1).flatten(0, -2) for maps in runs])
         return walks.view(-1, self.num_samples, self.num_axes)
 

@@ -45,6 +45,7 @@ class DetectionDataModule(ImageDataModule):
     def __init__(
         self,
         root: str | Path = "generated",
+        *,
         batch_size: int = 16,
         num_workers: int = 2,
         seed: int = 0,
@@ -56,13 +57,13 @@ class DetectionDataModule(ImageDataModule):
         super().__init__(
             root,
             "coco",
-            batch_size,
-            num_workers,
-            seed,
-            val_batch_size,
-            train_split,
-            max_pixels,
-            check,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            val_batch_size=val_batch_size,
+            train_split=train_split,
+            max_pixels=max_pixels,
+            check=check,
         )
 
     def generate(self) -> None:
@@ -70,7 +71,7 @@ class DetectionDataModule(ImageDataModule):
 
     def load(self, split: str, augmented: bool) -> CocoDetection:
         transform = detection_train_transform() if augmented else detection_eval_transform()
-        return CocoDetection(self.root, split, transform, self.max_pixels)
+        return CocoDetection(self.root, split, transform=transform, max_pixels=self.max_pixels)
 
     @staticmethod
     def collate(

@@ -57,6 +57,7 @@ class DetectionTask(SeededTask):
         model: nn.Module,
         annotation_path: str | Path,
         category_ids: Sequence[int],
+        *,
         lr: float = 0.02,
         optimizer: OptimizerOption = "sgd",
         momentum: float = 0.9,
@@ -67,7 +68,15 @@ class DetectionTask(SeededTask):
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, lr, optimizer, momentum, weight_decay, scheduler, seed)
+        super().__init__(
+            model,
+            lr=lr,
+            optimizer=optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            scheduler=scheduler,
+            seed=seed,
+        )
         check_at_least(0, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
         for step in decay_steps:
             check_at_least(0, decay_steps=step)
@@ -104,7 +113,7 @@ class DetectionTask(SeededTask):
         image_ids, detections = _gather(self._image_ids), _gather(self._detections)
         scores: dict[str, float] = {}
         if self.trainer.is_global_zero:
-            scores = judge_detections(detections, self.annotation_path, image_ids)
+            scores = judge_detections(detections, self.annotation_path, image_ids=image_ids)
         scores = self.trainer.strategy.broadcast(scores)
         for name, score in scores.items():
             self.log(name, score, prog_bar=name in ("box_ap", "mask_ap"))

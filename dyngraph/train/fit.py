@@ -87,6 +87,7 @@ def fit(
     data: lightning.LightningDataModule,
     folder: str | Path,
     max_steps: int,
+    *,
     resume: bool = False,
     checkpoint_every: int = 500,
     validate_every: int | None = None,

@@ -65,6 +65,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         self,
         root: str | Path,
         dataset: str,
+        *,
         batch_size: int,
         num_workers: int,
         seed: int,

@@ -11,7 +11,7 @@ from torch import Tensor
 from dyngraph.data.labels import IGNORE
 
 
-def segmentation_loss(scores: Tensor, label: Tensor, num_pixels: Tensor | None = None) -> Tensor:
+def segmentation_loss(scores: Tensor, label: Tensor, *, num_pixels: Tensor | None = None) -> Tensor:
     r"""Mean cross-entropy over the pixels that are not ignored; 0 where all are.
 
     Args:

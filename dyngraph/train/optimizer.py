@@ -19,7 +19,7 @@ OPTIMIZERS = ("sgd", "adamw")
 
 
 def make_optimizer(
-    optimizer: OptimizerOption, model: nn.Module, lr: float, momentum: float, weight_decay: float
+    optimizer: OptimizerOption, model: nn.Module, lr: float, *, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     r"""An optimiser of the parameters of a model, by :func:`parameter_groups`.
 

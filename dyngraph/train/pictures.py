@@ -60,7 +60,7 @@ class LogPictures(LogFigures):
         with evaluation_mode(task):
             prediction: Tensor = task(images)[0].argmax(dim=0)
         panels = {"labels": label, "prediction": prediction}
-        yield "segmentation", draw_segmentation(picture, panels, self.dataset.palette)
+        yield "segmentation", draw_segmentation(picture, panels, palette=self.dataset.palette)
         height, width = image.shape[-2:]
         pixels = [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
         yield from draw_listening(task, images, picture, pixels)

@@ -41,6 +41,7 @@ class SeededTask(lightning.LightningModule, ABC):
     def __init__(
         self,
         model: nn.Module,
+        *,
         lr: float,
         optimizer: OptimizerOption,
         momentum: float,
@@ -88,4 +89,10 @@ class SeededTask(lightning.LightningModule, ABC):
         torch.manual_seed(self.seed + batch_idx * world_size + self.global_rank)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.optimizer, self.model, self.lr, self.momentum, self.weight_decay)
+        return make_optimizer(
+            self.optimizer,
+            self.model,
+            self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )

@@ -56,6 +56,7 @@ class SegmentationDataModule(ImageDataModule):
         self,
         root: str | Path = "generated",
         dataset: str = "cityscapes",
+        *,
         crop_size: int | tuple[int, int] = (769, 769),
         batch_size: int = 8,
         scale: tuple[float, float] | None = None,
@@ -72,19 +73,20 @@ class SegmentationDataModule(ImageDataModule):
         super().__init__(
             root,
             dataset,
-            batch_size,
-            num_workers,
-            seed,
-            val_batch_size,
-            train_split,
-            max_pixels,
-            check,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            val_batch_size=val_batch_size,
+            train_split=train_split,
+            max_pixels=max_pixels,
+            check=check,
         )
-        self.augment = train_transform(crop_size, scale, scales)
+        self.augment = train_transform(crop_size, scale=scale, scales=scales)
 
     def generate(self) -> None:
         GENERATORS[self.dataset](self.root)
 
     def load(self, split: str, augmented: bool) -> SegmentationDataset:
         transform = self.augment if augmented else eval_transform()
-        return DATASETS[self.dataset](self.root, split, transform, self.max_pixels)
+        dataset = DATASETS[self.dataset]
+        return dataset(self.root, split, transform=transform, max_pixels=self.max_pixels)

@@ -55,6 +55,7 @@ class SegmentationTask(SeededTask):
         self,
         model: nn.Module,
         num_classes: int = 19,
+        *,
         lr: float = 0.01,
         optimizer: OptimizerOption = "sgd",
         momentum: float = 0.9,
@@ -68,7 +69,15 @@ class SegmentationTask(SeededTask):
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, lr, optimizer, momentum, weight_decay, scheduler, seed)
+        super().__init__(
+            model,
+            lr=lr,
+            optimizer=optimizer,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            scheduler=scheduler,
+            seed=seed,
+        )
         self.aux_weight = aux_weight
         if not 0 < ohem_threshold <= 1:
             raise ValueError(f"ohem_threshold: expected 0 < threshold <= 1, got {ohem_threshold}")
@@ -109,7 +118,7 @@ class SegmentationTask(SeededTask):
             # The average of the processes' gradients is then that of their whole batch.
             distributed.all_reduce(num_pixels)
             num_pixels = num_pixels / distributed.get_world_size()
-        return segmentation_loss(scores, label, num_pixels)
+        return segmentation_loss(scores, label, num_pixels=num_pixels)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         image, label = batch

@@ -16,6 +16,7 @@ def draw_detections(
     objects: Mapping[str, Tensor],
     class_names: Sequence[str],
     palette: Tensor,
+    *,
     threshold: float = 0.5,
 ) -> Tensor:
     r"""Draws boxes, masks, classes and scores over an image.

@@ -49,6 +49,7 @@ def draw_nodes(
     near: Neighborhood,
     attention: Tensor,
     pixels: Sequence[tuple[int, int]],
+    *,
     batch_index: int = 0,
 ) -> Figure:
     r"""Draws the representative nodes of some pixels over the image, a panel a pixel.

@@ -56,6 +56,7 @@ def draw_rates(
     samples: Sequence[tuple[Neighborhood, Tensor, Tensor | None]],
     rates: Sequence[int],
     pixel: tuple[int, int],
+    *,
     batch_index: int = 0,
 ) -> Figure:
     r"""Draws the samples of one pixel at every rate over the image.

@@ -28,7 +28,7 @@ def colorize(label: Tensor, palette: Tensor = PALETTE) -> Tensor:
 
 
 def draw_segmentation(
-    image: Tensor, panels: dict[str, Tensor], palette: Tensor = PALETTE
+    image: Tensor, panels: dict[str, Tensor], *, palette: Tensor = PALETTE
 ) -> Figure:
     r"""Draws an image and label maps of it side by side.
 

@@ -80,7 +80,7 @@ def test_iterating_ends(root):
 
 
 def test_label_is_int64_after_a_transform(root):
-    dataset = CityscapesSegmentation(root, "train", train_transform(4))
+    dataset = CityscapesSegmentation(root, "train", transform=train_transform(4))
     image, label = dataset[0]
     assert image.shape == (3, 4, 4)
     assert image.dtype == torch.float32
@@ -175,7 +175,7 @@ def test_other_formats_are_not_opened(root):
 
 
 def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(root):
-    dataset = CityscapesSegmentation(root, "train", train_transform(6))
+    dataset = CityscapesSegmentation(root, "train", transform=train_transform(6))
     torch.manual_seed(1)
     state = torch.get_rng_state()
     image, label = dataset[0, 5]
@@ -191,7 +191,7 @@ def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(r
 
 
 def test_a_resumed_run_sees_the_same_batches(root):
-    dataset = CityscapesSegmentation(root, "train", train_transform(6))
+    dataset = CityscapesSegmentation(root, "train", transform=train_transform(6))
 
     def batches(start):
         sampler = SeededSampler(len(dataset), num_samples=12, seed=0, start=start)

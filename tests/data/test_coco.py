@@ -149,7 +149,7 @@ def test_targets_are_those_of_pycocotools(generated, capsys):
 
 def test_images_without_annotations(tmp_path):
     write(tmp_path, content())
-    for _, target in CocoDetection(tmp_path, "train", detection_train_transform()):
+    for _, target in CocoDetection(tmp_path, "train", transform=detection_train_transform()):
         assert target["boxes"].shape == (0, 4)
         assert target["labels"].shape == (0,)
         assert target["masks"].shape == (0, HEIGHT, WIDTH)
@@ -186,7 +186,7 @@ def test_a_mask_of_one_pixel(tmp_path):
 
 
 def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(generated):
-    dataset = CocoDetection(generated, "train", detection_train_transform())
+    dataset = CocoDetection(generated, "train", transform=detection_train_transform())
     state = torch.get_rng_state()
     image, target = dataset[0, 5]
     assert image.dtype == torch.float32
@@ -199,7 +199,7 @@ def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(g
 
 
 def test_workers_load_what_one_process_does(generated):
-    dataset = CocoDetection(generated, "train", detection_train_transform())
+    dataset = CocoDetection(generated, "train", transform=detection_train_transform())
 
     def batches(num_workers):
         sampler = SeededSampler(len(dataset), num_samples=8, seed=0)

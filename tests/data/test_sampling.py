@@ -45,7 +45,9 @@ def test_ranks_partition_the_tail_of_the_run(num_items, num_samples, world_size,
     run = list(SeededSampler(num_items, num_samples, seed=7))
     assert len(run) == num_samples
     for rank in range(world_size):
-        sampler = SeededSampler(num_items, num_samples, 7, start, rank, world_size)
+        sampler = SeededSampler(
+            num_items, num_samples, 7, start=start, rank=rank, world_size=world_size
+        )
         expected = [run[t] for t in range(start, num_samples) if t % world_size == rank]
         assert list(sampler) == expected
         assert len(sampler) == len(expected)

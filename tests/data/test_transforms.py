@@ -166,13 +166,13 @@ def test_wrong_scales(scales):
 
 def test_a_range_and_a_list_of_scales():
     with pytest.raises(ValueError, match=r"^scale, scales: expected .*; got \(1, 1\) and \[1, 2\]"):
-        train_transform(8, (1, 1), [1, 2])
+        train_transform(8, scale=(1, 1), scales=[1, 2])
 
 
 @pytest.mark.parametrize("scale", [(0, 1), (2.0, 0.5), (-1, 1), (1, float("inf")), (1,)])
 def test_wrong_scale(scale):
     with pytest.raises(ValueError, match="scale: expected 0 < smallest <= largest"):
-        train_transform(8, scale)
+        train_transform(8, scale=scale)
 
 
 def item():

@@ -26,7 +26,7 @@ def model():
     torch.manual_seed(0)
     return mask_rcnn(
         "resnet10",
-        "dgmn",
+        context="dgmn",
         num_classes=2,
         context_at="c5",
         min_size=64,
@@ -38,7 +38,13 @@ def model():
 
 def detect(model, images, out, **options):
     return detect_folder(
-        model, images, out, NAMES, IDS, voc_palette(2), **{"progress": False} | options
+        model,
+        images,
+        out,
+        class_names=NAMES,
+        category_ids=IDS,
+        palette=voc_palette(2),
+        **{"progress": False} | options,
     )
 
 

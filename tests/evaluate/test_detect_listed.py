@@ -22,7 +22,7 @@ NAME = "detections_test-dev2017_dyngraph_results.json"
 def val(tmp_path_factory):
     root = tmp_path_factory.mktemp("coco")
     generate_coco(root, num_train=0, num_val=6, progress=False)
-    return CocoDetection(root, "val", detection_eval_transform())
+    return CocoDetection(root, "val", transform=detection_eval_transform())
 
 
 @pytest.fixture

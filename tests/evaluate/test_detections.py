@@ -131,7 +131,7 @@ def test_scores_are_those_of_pycocotools(tmp_path_factory, seed):
     path = tmp_path_factory.mktemp("truth") / "instances.json"
     detections = random_detections(rng, random_truth(path, rng))
     for image_ids in (None, [1, 3, 5]):
-        scores = judge_detections(detections, path, image_ids)
+        scores = judge_detections(detections, path, image_ids=image_ids)
         expected = official(detections, path, image_ids)
         assert scores.keys() == expected.keys()
         for name, score in expected.items():
@@ -140,7 +140,7 @@ def test_scores_are_those_of_pycocotools(tmp_path_factory, seed):
         assert math.isnan(scores["mask_ap/eleven"])
         assert 0 < scores["box_ap"] < scores["box_ap50"] <= 1
         shuffled = [detections[i] for i in rng.permutation(len(detections))]
-        assert judge_detections(shuffled, path, image_ids) == pytest.approx(
+        assert judge_detections(shuffled, path, image_ids=image_ids) == pytest.approx(
             scores, rel=0, abs=0, nan_ok=True
         )
 
@@ -184,7 +184,7 @@ def test_no_detections(generated):
 
 def test_images_without_objects(generated):
     empty = [target["image_id"] for _, target in generated if not len(target["labels"])]
-    scores = judge_detections(perfect(generated), generated.annotation_path, empty)
+    scores = judge_detections(perfect(generated), generated.annotation_path, image_ids=empty)
     assert len(scores) == 14
     assert all(map(math.isnan, scores.values()))
 
@@ -348,7 +348,7 @@ def test_detections_of_something_else(generated):
     for image_ids in ([], [image_id, 5]):
         expected = f"image_ids: expected ids of images in {path}, got {image_ids[1:]}"
         with pytest.raises(ValueError, match=re.escape(expected)):
-            judge_detections([detection], path, image_ids)
+            judge_detections([detection], path, image_ids=image_ids)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "polygon", "runs"])

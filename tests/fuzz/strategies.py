@@ -62,7 +62,9 @@ def neighborhoods(draw, finite=False, shared=False, small=False):
         pos = pos.where(pos.isfinite(), 0.25)
     if groups is not None:
         pos = pos.unflatten(1, (groups, num_samples))
-    return Neighborhood(grid, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
+    return Neighborhood(
+        grid, pos, padding_mode=draw(st.sampled_from(["zeros", "border"])), receiver=receiver
+    )
 
 
 @st.composite
@@ -86,7 +88,7 @@ class Given(Sampler):
         self.padding_mode = padding_mode
 
     def forward(self, x, grid):
-        return Neighborhood(grid, self.pos, self.padding_mode)
+        return Neighborhood(grid, self.pos, padding_mode=self.padding_mode)
 
 
 @st.composite

@@ -53,7 +53,7 @@ RECORD = {
     },
 }
 
-SMALL = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
+SMALL = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), heads=(1, 1, 1, 1))
 
 
 def segmentation(path):

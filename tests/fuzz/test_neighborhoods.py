@@ -17,7 +17,7 @@ def features(grid):
 
 
 def same_samples(near, pos):
-    return Neighborhood(near.grid, pos, near.padding_mode, near.receiver)
+    return Neighborhood(near.grid, pos, padding_mode=near.padding_mode, receiver=near.receiver)
 
 
 @SETTINGS

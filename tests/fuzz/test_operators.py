@@ -59,9 +59,13 @@ def test_triton_equals_the_reference(case):
 @given(data=st.data())
 def test_precision(dtype, backend, data):
     function, t, near, groups = data.draw(cases(dtype, finite=True))
-    near = Neighborhood(near.grid, near.pos.float(), near.padding_mode, near.receiver)
+    near = Neighborhood(
+        near.grid, near.pos.float(), padding_mode=near.padding_mode, receiver=near.receiver
+    )
     got = run_with_gradients(function, t, near, groups, backend, upstream=dtype)
-    double = Neighborhood(near.grid, near.pos.double(), near.padding_mode, near.receiver)
+    double = Neighborhood(
+        near.grid, near.pos.double(), padding_mode=near.padding_mode, receiver=near.receiver
+    )
     t = {name: x.double() for name, x in t.items()}
     want = run_with_gradients(function, t, double, groups, None, upstream=dtype)
     # Sums in float32 of up to a thousand terms, rounded once; errors go with the largest term.
@@ -101,7 +105,10 @@ def assert_not_finite_alike(case, bad, backends):
     function, t, near, groups = case
     finite = near.pos.isfinite()
     clean_near = Neighborhood(
-        near.grid, near.pos.where(finite, 0.25), near.padding_mode, near.receiver
+        near.grid,
+        near.pos.where(finite, 0.25),
+        padding_mode=near.padding_mode,
+        receiver=near.receiver,
     )
     listeners, senders = reached(near, bad, function)
     results = []
@@ -162,7 +169,9 @@ def test_what_overflows_is_not_finite(backend, data):
     """Results out of range are not finite; those whose terms stay in range are right."""
     function = data.draw(st.sampled_from(["interpolate", "sampled_score", "sampled_sum"]))
     near = data.draw(neighborhoods(finite=True, shared=True, small=True))
-    near = Neighborhood(near.grid, near.pos.float(), near.padding_mode, near.receiver)
+    near = Neighborhood(
+        near.grid, near.pos.float(), padding_mode=near.padding_mode, receiver=near.receiver
+    )
     groups = data.draw(st.sampled_from([1, 2]))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     sizes = (near.num_samples, CHANNELS, CHANNELS, groups)
@@ -173,7 +182,9 @@ def test_what_overflows_is_not_finite(backend, data):
         large = (huge * t[name]).clamp(-limit, limit)
         t[name] = torch.where(torch.rand(t[name].shape) < 0.3, large, t[name])
     (got,) = run(function, t, near, groups, backend)
-    double = Neighborhood(near.grid, near.pos.double(), near.padding_mode, near.receiver)
+    double = Neighborhood(
+        near.grid, near.pos.double(), padding_mode=near.padding_mode, receiver=near.receiver
+    )
     (want,) = run(function, {name: x.double() for name, x in t.items()}, double, groups, None)
     terms = largest_terms(function, t, near, groups)
     assert not got[want.abs() > 1.001 * limit].isfinite().any()

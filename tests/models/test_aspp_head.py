@@ -23,7 +23,7 @@ def norm_relu(norm, x):
 
 
 def test_the_formula_of_deeplabv3():
-    head = trained(ASPPHead(6, (2, 3), 4)).double()
+    head = trained(ASPPHead(6, rates=(2, 3), out_channels=4)).double()
     x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
     one, *dilated, pooled = head.convs
     branches = [norm_relu(one[1], F.conv2d(x, one[0].weight))]

@@ -98,7 +98,7 @@ def test_later_blocks_are_dropped_more_often():
 @pytest.mark.parametrize("features_only", [False, True])
 def test_checkpointing_is_that_of_all_blocks(features_only):
     for given in (False, True):
-        model = dgmn2_tiny(10, features_only, checkpointing=given)
+        model = dgmn2_tiny(10, features_only=features_only, checkpointing=given)
         blocks = [part for part in model.modules() if isinstance(part, DGMN2Block)]
         assert [block.checkpointing for block in blocks] == [given] * 8
 

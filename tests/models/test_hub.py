@@ -39,7 +39,7 @@ WITHOUT_THE_HUB = """
 import sys
 sys.modules["huggingface_hub"] = sys.modules["safetensors"] = None
 from dyngraph.models import DGMN2, load_safetensors, save_safetensors
-model = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), (1, 1, 1, 1))
+model = DGMN2((1, 1, 1, 1), (8, 8, 8, 8), heads=(1, 1, 1, 1))
 model.state_dict()
 for run in (
     lambda: model.save_pretrained("x"),

@@ -40,7 +40,7 @@ def test_the_papers_numbers_of_parameters():
     """In millions: 63.1 of ResNet-101, and 51.1 of ResNet-50 with DGMN in C4 and C5."""
     with torch.device("meta"):
         assert trainable(mask_rcnn("resnet101", freeze=True)) == 63_065_077
-        model = mask_rcnn("resnet50", "dgmn", context_at="c4_c5", freeze=True)
+        model = mask_rcnn("resnet50", context="dgmn", context_at="c4_c5", freeze=True)
     assert trainable(model) == 51_092_505
     assert not any(name.endswith("bias") for name, _ in _inserted(model))
 
@@ -54,7 +54,7 @@ def _inserted(model):
 def test_a_new_context_changes_nothing(context, place):
     torch.manual_seed(0)
     plain = mask_rcnn("resnet18", **SMALL)
-    model = mask_rcnn("resnet18", context, context_at=place, **SMALL)
+    model = mask_rcnn("resnet18", context=context, context_at=place, **SMALL)
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     assert missing
@@ -85,7 +85,7 @@ def test_a_new_context_changes_nothing(context, place):
 )
 def test_the_places_of_the_papers(backbone, place, names):
     with torch.device("meta"):
-        model = mask_rcnn(backbone, "dgmn", context_at=place)
+        model = mask_rcnn(backbone, context="dgmn", context_at=place)
     blocks = insertions(model.backbone.body)
     assert len(blocks) == len(names)
     for name, (place_, block) in zip(names, blocks.items(), strict=True):
@@ -98,7 +98,7 @@ def test_the_places_of_the_papers(backbone, place, names):
 def test_every_context_learns(context):
     torch.manual_seed(0)
     place = "c5" if context in ("dgmn", "deformable") else "res4"
-    model = mask_rcnn("resnet18", context, context_at=place, **SMALL)
+    model = mask_rcnn("resnet18", context=context, context_at=place, **SMALL)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
@@ -122,7 +122,7 @@ def test_deformable_message_passing(place):
     make = partial(DGMNBlock, rates=(1, 4, 8, 12), affinity=False, filters=False, fusion="sum")
     torch.manual_seed(0)
     plain = mask_rcnn("resnet18", **SMALL).eval()
-    model = mask_rcnn("resnet18", make, context_at=place, **SMALL).eval()
+    model = mask_rcnn("resnet18", context=make, context_at=place, **SMALL).eval()
     model.load_state_dict(plain.state_dict(), strict=False)
     for expected, found in zip(plain(IMAGES), model(IMAGES), strict=True):
         assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -132,7 +132,7 @@ def test_deformable_message_passing(place):
 
 @pytest.mark.parametrize("place", STAGES)
 def test_deformable_convolutions(place):
-    model = mask_rcnn("resnet50", "deformable", context_at=place, **SMALL)
+    model = mask_rcnn("resnet50", context="deformable", context_at=place, **SMALL)
     found = [n for n, m in model.backbone.body.named_modules() if isinstance(m, DeformableConv2d)]
     blocks = [(s, b) for s, n in (("layer3", 6), ("layer4", 3)) for b in range(n)]
     assert found == [f"{s}.{b}.conv2" for s, b in blocks if s in STAGES[place]]
@@ -153,7 +153,7 @@ def test_dgmn2_with_released_weights(tmp_path):
 
 
 def test_images_without_objects_train():
-    model = mask_rcnn("resnet18", "dgmn", context_at="c5", **SMALL)
+    model = mask_rcnn("resnet18", context="dgmn", context_at="c5", **SMALL)
     losses = model(IMAGES, targets(num_objects=0))
     loss = torch.stack([*losses.values()]).sum()
     loss.backward()
@@ -171,7 +171,9 @@ def test_what_is_frozen():
 
 
 def test_a_block_and_a_backbone_of_ones_own():
-    model = mask_rcnn("resnet18", lambda channels: BottleneckRepGraphBlock(channels, 8), **SMALL)
+    model = mask_rcnn(
+        "resnet18", context=lambda channels: BottleneckRepGraphBlock(channels, 8), **SMALL
+    )
     (block,) = insertions(model).values()
     assert block.lin_reduce.weight.shape == (8, 256)
     trunk = model.backbone

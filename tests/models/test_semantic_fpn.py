@@ -41,7 +41,7 @@ def test_the_number_of_layers():
 
 
 def test_a_context_before_the_classifier():
-    head = SemanticFPN((3, 5), 6, 8, RepGraphBlock(8, fusion="concat"))
+    head = SemanticFPN((3, 5), 6, channels=8, context=RepGraphBlock(8, fusion="concat"))
     assert head.conv_seg.in_channels == 16
     assert head(pyramid([(6, 8), (3, 4)], (3, 5))).shape == (2, 6, 6, 8)
 

@@ -240,10 +240,10 @@ def outputs_and_gradients(case, shared, dtype, backend):
         query,
         key,
         key if shared else value,
-        Neighborhood(grid, pos, padding_mode),
+        Neighborhood(grid, pos, padding_mode=padding_mode),
         groups,
-        0.7,
-        bias,
+        scale=0.7,
+        bias=bias,
         return_weights=True,
         backend=backend,
     )

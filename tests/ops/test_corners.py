@@ -18,7 +18,9 @@ SPECIAL = [torch.inf, -torch.inf, torch.nan, 1e30, -1e30, -1.0, 0.0, 1.0, 2.0]
 
 def corners_and_gradient(backend, grid, pos, padding_mode, upstream):
     pos = pos.clone().requires_grad_()
-    index, weight = find_corners(Neighborhood(grid, pos, padding_mode), backend=backend)
+    index, weight = find_corners(
+        Neighborhood(grid, pos, padding_mode=padding_mode), backend=backend
+    )
     return index, weight, *torch.autograd.grad(weight, pos, upstream)
 
 
@@ -80,7 +82,7 @@ def test_gradients(num_axes, padding_mode):
     pos = reference.random_positions(grid, 2, dtype=torch.float64).requires_grad_()
 
     def weight(pos):
-        return find_corners(Neighborhood(grid, pos, padding_mode)).weight
+        return find_corners(Neighborhood(grid, pos, padding_mode=padding_mode)).weight
 
     assert torch.autograd.gradcheck(weight, pos)
     assert torch.autograd.gradgradcheck(weight, pos)

@@ -38,7 +38,7 @@ def make(operator, padding_mode="zeros"):
     pos = reference.random_positions(grid, 3, receiver, torch.float64, reach=0.9)
 
     def near(pos):
-        return Neighborhood(grid, pos, padding_mode, receiver)
+        return Neighborhood(grid, pos, padding_mode=padding_mode, receiver=receiver)
 
     return near, (*inputs, pos)
 
@@ -52,7 +52,9 @@ def run(operator, near, backend, *inputs):
         return library.sampled_attention(query, key, key, near(pos), GROUPS, **kwargs)
     if operator == "sampled_attention":
         query, key, value, bias = features
-        return library.sampled_attention(query, key, value, near(pos), GROUPS, 0.7, bias, **kwargs)
+        return library.sampled_attention(
+            query, key, value, near(pos), GROUPS, scale=0.7, bias=bias, **kwargs
+        )
     if operator == "sampled_convolution" and backend is None:
         return torch.einsum(
             "nkc,ock->no", reference.interpolate(features[0], near(pos)), features[1]

@@ -18,14 +18,16 @@ def make(padding_mode="zeros"):
         Neighborhood(
             GRID,
             reference.random_positions(GRID, SAMPLES, RECEIVER, torch.float64),
-            padding_mode,
-            RECEIVER,
+            padding_mode=padding_mode,
+            receiver=RECEIVER,
         )
         for _ in range(GROUPS)
     ]
     pos = torch.stack([part.pos for part in parts], dim=1).requires_grad_()
-    near = Neighborhood(GRID, pos, padding_mode, RECEIVER)
-    return near, [Neighborhood(GRID, p, padding_mode, RECEIVER) for p in pos.unbind(1)]
+    near = Neighborhood(GRID, pos, padding_mode=padding_mode, receiver=RECEIVER)
+    return near, [
+        Neighborhood(GRID, p, padding_mode=padding_mode, receiver=RECEIVER) for p in pos.unbind(1)
+    ]
 
 
 def features(num_nodes, *shape):
@@ -42,7 +44,7 @@ def test_each_group_has_its_own_samples(padding_mode, backend):
     values = features(9, GROUPS, SAMPLES, CHANNELS // GROUPS)
     slices = [x.chunk(GROUPS, dim=1) for x in (query, key, value)]
     attended = [
-        reference.sampled_attention(q, k, v, part, 1, 0.7, bias[:, g : g + 1])
+        reference.sampled_attention(q, k, v, part, 1, scale=0.7, bias=bias[:, g : g + 1])
         for g, (q, k, v, part) in enumerate(zip(*slices, parts, strict=True))
     ]
     want = [
@@ -72,7 +74,15 @@ def test_each_group_has_its_own_samples(padding_mode, backend):
         ops.sampled_score(query, key, near, GROUPS, backend=backend),
         ops.sampled_sum(weight, value, near, backend=backend),
         *ops.sampled_attention(
-            query, key, value, near, GROUPS, 0.7, bias, return_weights=True, backend=backend
+            query,
+            key,
+            value,
+            near,
+            GROUPS,
+            scale=0.7,
+            bias=bias,
+            return_weights=True,
+            backend=backend,
         ),
     ]
     torch.testing.assert_close(got, want, atol=1e-13, rtol=1e-13)

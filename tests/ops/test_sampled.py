@@ -27,7 +27,7 @@ def make_case(num_axes, padding_mode="zeros", other_sender=False, cells=False, d
         # The nodes of a map share the samples of its first node, and two samples coincide.
         pos = pos[receiver.ptr[receiver.batch]]
         pos[:, 2] = pos[:, 0]
-    return Neighborhood(sender, pos, padding_mode, receiver)
+    return Neighborhood(sender, pos, padding_mode=padding_mode, receiver=receiver)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -101,7 +101,7 @@ def test_interpolate_is_grid_sample_in_units_of_nodes(num_axes, padding_mode, ba
     normalized = normalized.view(2, *out_size[:-1], out_size[-1] * 4, num_axes)
     expected = F.grid_sample(maps, normalized, padding_mode=padding_mode, align_corners=True)
     expected = expected.movedim(1, -1).reshape(-1, 4, 3)
-    near = Neighborhood(sender, pos, padding_mode, receiver)
+    near = Neighborhood(sender, pos, padding_mode=padding_mode, receiver=receiver)
     out = ops.interpolate(sender.flatten(maps), near, backend=backend)
     # float64; grid_sample computes its positions from normalised ones.
     torch.testing.assert_close(out, expected, atol=1e-13, rtol=1e-13)
@@ -151,7 +151,7 @@ def differentiable(function, num_axes, padding_mode, backend):
     names = operators.FUNCTIONS[function]
 
     def outputs(pos, *leaves):
-        near = Neighborhood(sender, pos, padding_mode, receiver)
+        near = Neighborhood(sender, pos, padding_mode=padding_mode, receiver=receiver)
         values = {**t, **dict(zip(names, leaves, strict=True))}
         return run(function, values, near, 2, backend)
 
@@ -312,7 +312,9 @@ def cases(draw, dtype=torch.float64):
     pos = reference.random_positions(sender, num_samples, receiver, dtype, reach)
     if draw(st.booleans()):
         pos = pos[:, :1].repeat(1, num_samples, 1)
-    near = Neighborhood(sender, pos, draw(st.sampled_from(["zeros", "border"])), receiver)
+    near = Neighborhood(
+        sender, pos, padding_mode=draw(st.sampled_from(["zeros", "border"])), receiver=receiver
+    )
     channels, value_channels = (groups * draw(st.integers(1, 70)) for _ in range(2))
     t = make_inputs(sender, receiver, num_samples, channels, value_channels, groups, dtype=dtype)
     return near, t, groups

@@ -21,12 +21,14 @@ def make_case(num_axes, padding_mode="zeros", other_sender=False, dtype=torch.fl
     pos = reference.random_positions(sender, 3, receiver, dtype)
     x = torch.randn(sender.num_nodes, 4, dtype=dtype)
     filters = torch.randn(5, 4, 3, dtype=dtype)
-    return x, filters, Neighborhood(sender, pos, padding_mode, receiver)
+    return x, filters, Neighborhood(sender, pos, padding_mode=padding_mode, receiver=receiver)
 
 
 def run_with_gradients(function, x, filters, near, **kwargs):
     leaves = [t.detach().requires_grad_() for t in (x, filters, near.pos)]
-    near = Neighborhood(near.grid, leaves[2], near.padding_mode, near.receiver)
+    near = Neighborhood(
+        near.grid, leaves[2], padding_mode=near.padding_mode, receiver=near.receiver
+    )
     out = function(*leaves[:2], near, **kwargs)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
     return out, torch.autograd.grad((out * weight).sum(), leaves)
@@ -61,7 +63,7 @@ def test_at_the_taps_it_is_a_dilated_convolution(num_axes, rate, backend):
     weight = torch.randn(5, 4, *[3] * num_axes, dtype=torch.float64)
     grid = Grid.of(maps)
     x = grid.flatten(maps)
-    near = DilatedSampler([rate], 3, num_axes)(x, grid)
+    near = DilatedSampler([rate], kernel_size=3, num_axes=num_axes)(x, grid)
     out = sampled_convolution(x, weight.flatten(2), near, backend=backend)
     want = CONV[num_axes](maps, weight, padding=rate, dilation=rate)
     # Up to 108 terms.

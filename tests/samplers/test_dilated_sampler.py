@@ -20,7 +20,7 @@ def test_samples_are_those_of_unfold(kernel_size, rate, backend):
     maps = torch.randn(2, 3, 5, 4)
     grid = Grid.of(maps)
     x = grid.flatten(maps)
-    near = DilatedSampler([rate], kernel_size)(x, grid)
+    near = DilatedSampler([rate], kernel_size=kernel_size)(x, grid)
     samples = interpolate(x, near, backend=backend)
     padding = rate * (kernel_size // 2)
     want = F.unfold(maps, kernel_size, dilation=rate, padding=padding)
@@ -34,7 +34,7 @@ def test_samples_are_those_of_unfold(kernel_size, rate, backend):
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_taps_are_added_to_the_position_of_the_node(num_axes, kernel_size, rates):
     grid = Grid(reference.MIXED_SIZES[num_axes])
-    sampler = DilatedSampler(rates, kernel_size, num_axes)
+    sampler = DilatedSampler(rates, kernel_size=kernel_size, num_axes=num_axes)
     near = sampler(torch.randn(grid.num_nodes, 4), grid)
     reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
     # The first axis is the slowest, and the rates come one after the other.
@@ -58,7 +58,7 @@ def test_a_convolution_is_its_taps(num_axes):
     weight = torch.randn(4, 3, *[3] * num_axes, dtype=torch.float64)
     grid = Grid.of(maps)
     x = grid.flatten(maps)
-    samples = interpolate(x, DilatedSampler([2], 3, num_axes)(x, grid))
+    samples = interpolate(x, DilatedSampler([2], kernel_size=3, num_axes=num_axes)(x, grid))
     out = torch.einsum("nkc,ock->no", samples, weight.flatten(2))
     want = grid.flatten(conv(maps, weight, padding=2, dilation=2))
     # float64, up to 81 products in another order.
@@ -102,7 +102,7 @@ def test_maps_without_nodes():
 
 def test_repr():
     expected = "DilatedSampler(rates=(1, 4), kernel_size=5, num_axes=1)"
-    assert repr(DilatedSampler([1, 4], 5, 1)) == expected
+    assert repr(DilatedSampler([1, 4], kernel_size=5, num_axes=1)) == expected
 
 
 @pytest.mark.parametrize(

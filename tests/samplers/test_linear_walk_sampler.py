@@ -15,12 +15,12 @@ from dyngraph.samplers import DilatedSampler, LinearWalkSampler
 def test_samples_are_the_taps_and_a_linear_map(num_axes, kernel_size, bias):
     grid = Grid(reference.MIXED_SIZES[num_axes])
     x = torch.randn(grid.num_nodes, 5)
-    sampler = LinearWalkSampler(5, bias, kernel_size, num_axes)
+    sampler = LinearWalkSampler(5, bias=bias, kernel_size=kernel_size, num_axes=num_axes)
     assert (sampler.bias is None) != bias
     if bias:
         nn.init.normal_(sampler.bias)
     near = sampler(x, grid)
-    taps = DilatedSampler((1,), kernel_size, num_axes)(x, grid)
+    taps = DilatedSampler((1,), kernel_size=kernel_size, num_axes=num_axes)(x, grid)
     walk = x @ sampler.weight.t() + (sampler.bias if bias else 0)
     for k in range(near.num_samples):
         for axis in range(num_axes):

@@ -52,7 +52,7 @@ def test_cells_share_the_samples_of_their_mean(num_axes, cell_size):
     sizes = {1: [[7], [4], [1]], 2: [[5, 4], [3, 7], [1, 1]], 3: [[3, 2, 4], [1, 5, 1]]}
     grid = Grid(sizes[num_axes])
     x = torch.randn(grid.num_nodes, 4)
-    sampler = trained(OffsetSampler(4, 2, num_axes, cell_size=cell_size))
+    sampler = trained(OffsetSampler(4, 2, num_axes=num_axes, cell_size=cell_size))
     means, anchors = cell_features(x, grid, cell_size)
     expected = anchors.unsqueeze(1) + sampler.offset(means)
     torch.testing.assert_close(sampler(x, grid).pos, expected)
@@ -199,7 +199,7 @@ def test_maps_without_nodes(cell_size):
 def test_repr():
     assert repr(OffsetSampler(4)) == "OffsetSampler(4, num_samples=9, num_axes=2)"
     expected = "OffsetSampler(4, num_samples=2, num_axes=3, cell_size=5)"
-    assert repr(OffsetSampler(4, 2, 3, 5)) == expected
+    assert repr(OffsetSampler(4, 2, num_axes=3, cell_size=5)) == expected
 
 
 @pytest.mark.parametrize(

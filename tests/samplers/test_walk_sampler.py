@@ -42,11 +42,11 @@ def test_walks_are_a_dilated_convolution(num_axes, rate, kernel_size):
     maps = torch.randn(2, 4, *(5, 4, 3)[:num_axes])
     grid = Grid.of(maps)
     x = grid.flatten(maps)
-    sampler = trained(WalkSampler(4, rate, kernel_size, num_axes))
+    sampler = trained(WalkSampler(4, rate, kernel_size=kernel_size, num_axes=num_axes))
     near = sampler(x, grid)
     padding = rate * (kernel_size // 2)
     walks = CONV[num_axes](maps, sampler.walk.weight, padding=padding, dilation=rate)
-    taps = DilatedSampler([rate], kernel_size, num_axes)(x, grid)
+    taps = DilatedSampler([rate], kernel_size=kernel_size, num_axes=num_axes)(x, grid)
     assert near.num_samples == kernel_size**num_axes
     for k in range(near.num_samples):
         for axis in range(num_axes):

@@ -41,7 +41,7 @@ def make_task(data, **options):
     torch.manual_seed(0)
     model = mask_rcnn(
         "resnet18",
-        "bottleneck_repgraph",
+        context="bottleneck_repgraph",
         num_classes=4,
         min_size=32,
         max_size=128,

@@ -60,7 +60,9 @@ def test_optimizers_by_name():
 
 def test_an_optimizer_of_ones_own_takes_the_settings_of_the_task():
     model = nn.Linear(2, 2)
-    made = make_optimizer(partial(torch.optim.RAdam, betas=(0.5, 0.6)), model, 0.3, 0.9, 0.1)
+    made = make_optimizer(
+        partial(torch.optim.RAdam, betas=(0.5, 0.6)), model, 0.3, momentum=0.9, weight_decay=0.1
+    )
     assert isinstance(made, torch.optim.RAdam)
     groups = [(group["lr"], group["betas"], group["weight_decay"]) for group in made.param_groups]
     assert groups == [(0.3, (0.5, 0.6), 0.1), (0.3, (0.5, 0.6), 0.0)]
@@ -69,4 +71,10 @@ def test_an_optimizer_of_ones_own_takes_the_settings_of_the_task():
 @pytest.mark.parametrize("name", ["lr", "weight_decay"])
 def test_an_optimizer_has_no_settings_beside_those_of_the_task(name):
     with pytest.raises(ValueError, match=f"^optimizer: expected no {name} of its own .* 0.2$"):
-        make_optimizer(partial(torch.optim.RAdam, **{name: 0.2}), nn.Linear(2, 2), 0.3, 0.9, 0.1)
+        make_optimizer(
+            partial(torch.optim.RAdam, **{name: 0.2}),
+            nn.Linear(2, 2),
+            0.3,
+            momentum=0.9,
+            weight_decay=0.1,
+        )

@@ -73,7 +73,7 @@ def test_one_of_several_scales(scenes):
 @pytest.mark.parametrize("options", [{"scale": (1.0, 1.0)}, {"scales": [1.0]}])
 def test_without_scaling_crops_have_the_pixels_of_the_images(scenes, options):
     """The whole scene, flipped or not, bit for bit."""
-    whole = CityscapesSegmentation(scenes, "train", eval_transform())
+    whole = CityscapesSegmentation(scenes, "train", transform=eval_transform())
     module = make_module(scenes, crop_size=(64, 128), **options)
     flips = []
     for seed in range(20):
@@ -99,7 +99,9 @@ def test_what_is_trained_on(scenes, train_split, numbers):
     loader = module.train_dataloader()
     images = torch.cat([image for image, _ in loader])[: sum(numbers)]
     for split, number in zip(("train", "val"), numbers, strict=True):
-        known = [image for image, _ in CityscapesSegmentation(scenes, split, eval_transform())]
+        known = [
+            image for image, _ in CityscapesSegmentation(scenes, split, transform=eval_transform())
+        ]
         seen = [
             sum(torch.equal(image, old) or torch.equal(image.flip(-1), old) for image in images)
             for old in known

@@ -42,7 +42,9 @@ def test_a_figure_for_the_layer_of_the_model(context, names):
 )
 @pytest.mark.parametrize("num_boxes", [0, 2, 11])
 def test_what_the_middles_of_boxes_listen_to(context, names, num_boxes):
-    model = mask_rcnn("resnet10", context, context_at="c5", num_classes=2, min_size=64, max_size=96)
+    model = mask_rcnn(
+        "resnet10", context=context, context_at="c5", num_classes=2, min_size=64, max_size=96
+    )
     boxes = torch.tensor([[5.0, 5, 25, 15], [30, 20, 60, 40]]).repeat(6, 1)[:num_boxes]
     figures = dict(draw_detector_listening(model.eval(), torch.rand(3, 40, 60), boxes))
     assert list(figures) == names

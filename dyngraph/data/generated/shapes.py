@@ -44,7 +44,7 @@ class _Format(NamedTuple):
 
 
 def generate_ade20k(
-    root: str | Path, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
+    root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
     r"""Writes pictures of coloured shapes in the files of ADE20K.
 
@@ -70,7 +70,7 @@ def generate_ade20k(
 
 
 def generate_pascal_context(
-    root: str | Path, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
+    root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
     r"""Writes what :func:`generate_ade20k` does, in the files of PASCAL-Context."""
     counts = {"train": num_train, "val": num_val}
@@ -82,7 +82,7 @@ def generate_pascal_context(
 
 
 def generate_folder(
-    root: str | Path, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
+    root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
     r"""Writes what :func:`generate_ade20k` does, for :class:`~dyngraph.data.FolderSegmentation`."""
     classes = {"classes.txt": lambda: "".join(f"{name}\n" for name in FOLDER_CLASSES)}

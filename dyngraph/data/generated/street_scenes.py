@@ -48,6 +48,7 @@ class Scene(NamedTuple):
 
 def generate_scenes(
     root: str | Path,
+    *,
     num_train: int = 800,
     num_val: int = 200,
     size: tuple[int, int] = (64, 128),
@@ -88,7 +89,7 @@ def generate_scenes(
     _check_size(size)
 
     def draw(split: str, number: int) -> tuple[Image.Image, Image.Image]:
-        image, ids = draw_scene(seed, split, number, size, cue, panels)
+        image, ids = draw_scene(seed, split, number, size=size, cue=cue, panels=panels)
         return Image.fromarray(image), Image.fromarray(ids)
 
     parameters = {
@@ -103,7 +104,7 @@ def generate_scenes(
 
 
 def draw_scene(
-    seed: int, split: str, number: int, size: tuple[int, int], cue: bool, panels: bool
+    seed: int, split: str, number: int, *, size: tuple[int, int], cue: bool, panels: bool
 ) -> Scene:
     r"""One scene of :func:`generate_scenes`: image ``[H, W, 3]`` and ids ``[H, W]``, uint8."""
     _check_size(size)

@@ -84,7 +84,12 @@ class Strip(NamedTuple):
 
 
 def generate_coco(
-    root: str | Path, num_train: int = 800, num_val: int = 200, seed: int = 0, progress: bool = True
+    root: str | Path,
+    *,
+    num_train: int = 800,
+    num_val: int = 200,
+    seed: int = 0,
+    progress: bool = True,
 ) -> None:
     r"""Writes strips of shapes in the files of COCO, for detectors that relate distant places.
 

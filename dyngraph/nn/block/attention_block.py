@@ -27,7 +27,9 @@ class AttentionBlock(FeatureMapBlock):
         ValueError: If ``fusion`` is unknown.
     """
 
-    def __init__(self, in_channels: int, conv: AttentionConv, fusion: str, zero_init: bool) -> None:
+    def __init__(
+        self, in_channels: int, conv: AttentionConv, *, fusion: str, zero_init: bool
+    ) -> None:
         join = Fusion(fusion)
         super().__init__(in_channels, join.out_channels(in_channels))
         self.conv = conv

@@ -48,6 +48,7 @@ class CrissCrossBlock(ScaledBlock):
         self,
         in_channels: int,
         hidden_channels: int | None = None,
+        *,
         num_steps: int = 2,
         num_axes: int = 2,
         backend: str = "auto",
@@ -56,7 +57,7 @@ class CrissCrossBlock(ScaledBlock):
         if num_steps < 1:
             raise ValueError(f"num_steps: expected at least 1, got {num_steps}")
         self.num_steps = num_steps
-        self.conv = CrissCrossConv(in_channels, hidden_channels, num_axes, backend)
+        self.conv = CrissCrossConv(in_channels, hidden_channels, num_axes=num_axes, backend=backend)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

@@ -59,6 +59,7 @@ class DGMN2Block(FeatureMapBlock):
         in_channels: int,
         heads: int = 1,
         map_size: tuple[int, int] = (56, 56),
+        *,
         mlp_ratio: int = 4,
         bias: bool = True,
         drop_path: float = 0.0,
@@ -69,7 +70,7 @@ class DGMN2Block(FeatureMapBlock):
         if mlp_ratio < 1:
             raise ValueError(f"mlp_ratio: expected at least 1, got {mlp_ratio}")
         self.norm1 = nn.LayerNorm(in_channels, eps=1e-6)
-        self.attn = DGMN2Conv(in_channels, heads, map_size, bias, backend=backend)
+        self.attn = DGMN2Conv(in_channels, heads, map_size, bias=bias, backend=backend)
         self.norm2 = nn.LayerNorm(in_channels, eps=1e-6)
         self.mlp = MLP(in_channels, mlp_ratio * in_channels)
         self.drop_path = DropPath(drop_path)

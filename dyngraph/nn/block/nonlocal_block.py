@@ -39,9 +39,10 @@ class NonLocalBlock(AttentionBlock):
         self,
         in_channels: int,
         hidden_channels: int | None = None,
+        *,
         groups: int = 1,
         fusion: str = "sum",
         zero_init: bool = False,
     ) -> None:
-        conv = NonLocalConv(in_channels, hidden_channels or in_channels // 4, groups)
-        super().__init__(in_channels, conv, fusion, zero_init)
+        conv = NonLocalConv(in_channels, hidden_channels or in_channels // 4, groups=groups)
+        super().__init__(in_channels, conv, fusion=fusion, zero_init=zero_init)

@@ -52,6 +52,7 @@ class RepGraphBlock(AttentionBlock):
         in_channels: int,
         hidden_channels: int | None = None,
         num_samples: int = 9,
+        *,
         groups: int = 1,
         cell_size: int = 1,
         num_axes: int = 2,
@@ -64,10 +65,10 @@ class RepGraphBlock(AttentionBlock):
             in_channels,
             hidden_channels or in_channels // 4,
             num_samples,
-            groups,
-            cell_size,
-            num_axes,
+            groups=groups,
+            cell_size=cell_size,
+            num_axes=num_axes,
             spread=spread,
             backend=backend,
         )
-        super().__init__(in_channels, conv, fusion, zero_init)
+        super().__init__(in_channels, conv, fusion=fusion, zero_init=zero_init)

@@ -61,6 +61,7 @@ class AttentionConv(MessagePassing):
         self,
         in_channels: Union[int, Tuple[int, int]],
         hidden_channels: Optional[int],
+        *,
         groups: int = 1,
         bias: bool = True,
         **kwargs,

@@ -49,6 +49,7 @@ class CrissCrossConv(RepGraphConv):
         self,
         in_channels: int,
         hidden_channels: Optional[int] = None,
+        *,
         num_axes: int = 2,
         backend: str = "auto",
         **kwargs,

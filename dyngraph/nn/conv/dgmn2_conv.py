@@ -75,6 +75,7 @@ class DGMN2Conv(AttentionConv):
         in_channels: int,
         heads: int = 1,
         map_size: Tuple[int, int] = (56, 56),
+        *,
         bias: bool = True,
         sampler: Optional[Sampler] = None,
         backend: str = "auto",
@@ -92,7 +93,7 @@ class DGMN2Conv(AttentionConv):
         self.backend = backend
         self.qkv = TransformerLinear(in_channels, 3 * in_channels, bias=bias)
         self.proj = TransformerLinear(in_channels, in_channels)
-        self.conv_offset = LinearWalkSampler(channels, bias) if sampler is None else sampler
+        self.conv_offset = LinearWalkSampler(channels, bias=bias) if sampler is None else sampler
         self.pos_emb = RelativePosition(channels, map_size, self.conv_offset.num_samples)
 
     def reset_parameters(self):
@@ -189,8 +190,8 @@ class DGMN2Conv(AttentionConv):
             value,
             near,
             self.heads,
-            self.scale,
-            bias,
+            scale=self.scale,
+            bias=bias,
             return_weights=True,
             backend=self.backend,
         )

@@ -63,6 +63,7 @@ class DynamicMessage(nn.Module):
         in_channels: int,
         rate: int,
         groups: int = 4,
+        *,
         affinity: bool = True,
         filters: bool = True,
         walk: bool = True,
@@ -83,9 +84,11 @@ class DynamicMessage(nn.Module):
         if legacy_affinity and not (affinity and filters and groups):
             raise ValueError("legacy_affinity: expected both affinities and filters")
         if sampler is None and walk:
-            sampler = WalkSampler(in_channels, rate, kernel_size, num_axes, bias)
+            sampler = WalkSampler(
+                in_channels, rate, kernel_size=kernel_size, num_axes=num_axes, bias=bias
+            )
         elif sampler is None:
-            sampler = DilatedSampler((rate,), kernel_size, num_axes)
+            sampler = DilatedSampler((rate,), kernel_size=kernel_size, num_axes=num_axes)
         self.sampler = sampler
         self.affinity = affinity
         self.filters = filters and groups > 0

@@ -59,15 +59,13 @@ class NonLocalConv(AttentionConv):
             attended, alpha = self.attend_along(x, pairs, None, None)
             return attended, (pairs, alpha)
         query, key, value = self.queries_keys_values(x)
-        lengths = [count * _num_nodes(shape) for count, shape in grid.runs]
+        lengths = [run.num_nodes for run in grid.runs]
         out = [
             _attention(q, k, v, count, _num_nodes(shape), self.groups)
             for q, k, v, (count, shape) in zip(
                 query.split(lengths), key.split(lengths), value.split(lengths), grid.runs
             )
         ]
-        if not out:
-            return value, None
         return (out[0] if len(out) == 1 else torch.cat(out)), None
 
 

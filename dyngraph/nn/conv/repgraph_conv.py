@@ -72,6 +72,7 @@ class RepGraphConv(AttentionConv):
         in_channels: Union[int, Tuple[int, int]],
         hidden_channels: Optional[int],
         num_samples: int = 9,
+        *,
         groups: int = 1,
         cell_size: int = 1,
         num_axes: int = 2,
@@ -81,10 +82,12 @@ class RepGraphConv(AttentionConv):
         backend: str = "auto",
         **kwargs,
     ):
-        super().__init__(in_channels, hidden_channels, groups, bias, **kwargs)
+        super().__init__(in_channels, hidden_channels, groups=groups, bias=bias, **kwargs)
         if sampler is None:
             target_channels = in_channels if isinstance(in_channels, int) else in_channels[1]
-            sampler = OffsetSampler(target_channels, num_samples, num_axes, cell_size, spread)
+            sampler = OffsetSampler(
+                target_channels, num_samples, num_axes=num_axes, cell_size=cell_size, spread=spread
+            )
         self.sampler = sampler
         self.backend = backend
 

@@ -82,7 +82,7 @@ def test_the_tree_is_that_of_cityscapes(tmp_path):
         ours = CityscapesSegmentation(tmp_path, split)
         assert len(ours) == count
         for index, (pixels, train_ids) in enumerate(ours):
-            expected = draw_scene(0, split, index, SIZE, cue=True, panels=False)
+            expected = draw_scene(0, split, index, size=SIZE, cue=True, panels=False)
             assert np.array_equal(pixels.permute(1, 2, 0), expected.image)
             assert np.array_equal(train_ids, encode_labels(torch.from_numpy(expected.ids)))
 
@@ -120,7 +120,7 @@ def test_a_scene_depends_on_seed_split_and_number_only(tmp_path):
     few.pop("scenes.json")
     assert few.items() <= many.items()
     pixels = {
-        draw_scene(seed, split, number, SIZE, cue=True, panels=False).image.tobytes()
+        draw_scene(seed, split, number, size=SIZE, cue=True, panels=False).image.tobytes()
         for seed in (0, 1)
         for split in ("train", "val")
         for number in (0, 1)
@@ -146,7 +146,7 @@ def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
         drawn.append((split, number))
         if len(drawn) == 4:
             raise KeyboardInterrupt
-        return draw_scene(seed, split, number, size, cue, panels)
+        return draw_scene(seed, split, number, size=size, cue=cue, panels=panels)
 
     monkeypatch.setattr(street_scenes, "draw_scene", draw_some)
     with pytest.raises(KeyboardInterrupt):
@@ -296,7 +296,10 @@ def test_cue_tells_the_class_and_the_control_does_not():
     agreement, textures, differ = {True: 0, False: 0}, 0, 0
     count = 200
     for number in range(count):
-        pair = {cue: draw_scene(0, "train", number, SIZE, cue, False) for cue in (True, False)}
+        pair = {
+            cue: draw_scene(0, "train", number, size=SIZE, cue=cue, panels=False)
+            for cue in (True, False)
+        }
         assert np.array_equal(pair[True].ids[STRIP:], pair[False].ids[STRIP:])
         assert np.array_equal(pair[True].image[STRIP:], pair[False].image[STRIP:])
         differ += not np.array_equal(pair[True].image, pair[False].image)
@@ -316,7 +319,9 @@ def test_cue_tells_the_class_and_the_control_does_not():
 def test_shapes_are_equally_frequent_and_independent_of_the_texture():
     counts = dict.fromkeys(OBJECT_CLASSES, 0)
     for number in range(200):
-        for found, _ in objects(draw_scene(0, "train", number, SIZE, cue=True, panels=False).ids):
+        for found, _ in objects(
+            draw_scene(0, "train", number, size=SIZE, cue=True, panels=False).ids
+        ):
             counts[found] += 1
     assert min(counts.values()) > 0.6 * max(counts.values())
 
@@ -326,7 +331,7 @@ def test_each_panel_tells_the_class_of_the_object_below_it(size):
     agreement, count = {True: 0, False: 0}, 50
     for number in range(count):
         for cue in (True, False):
-            image, ids = draw_scene(0, "train", number, size, cue, panels=True)
+            image, ids = draw_scene(0, "train", number, size=size, cue=cue, panels=True)
             strip = np.split(image[: STRIP * size[0] // 64], 4, axis=1)
             drawn = [drawn_texture(panel, len(panel)) for panel in strip]
             labels = np.split(ids[: STRIP * size[0] // 64], 4, axis=1)
@@ -347,14 +352,16 @@ def test_each_panel_tells_the_class_of_the_object_below_it(size):
 
 def test_the_control_of_panels_differs_in_the_strip_alone():
     for number in range(10):
-        scene, control = (draw_scene(0, "val", number, SIZE, cue, True) for cue in (True, False))
+        scene, control = (
+            draw_scene(0, "val", number, size=SIZE, cue=cue, panels=True) for cue in (True, False)
+        )
         assert np.array_equal(scene.ids[STRIP:], control.ids[STRIP:])
         assert np.array_equal(scene.image[STRIP:], control.image[STRIP:])
 
 
 def test_files_hold_the_bits_of_the_scene(tmp_path):
     generate(tmp_path, num_train=1, num_val=0, cue=False, seed=5)
-    image, ids = draw_scene(5, "train", 0, SIZE, cue=False, panels=False)
+    image, ids = draw_scene(5, "train", 0, size=SIZE, cue=False, panels=False)
     (image_path,) = tmp_path.glob("leftImg8bit/train/*/*.png")
     (label_path,) = tmp_path.glob("gtFine/train/*/*.png")
     assert np.array_equal(np.asarray(Image.open(image_path)), image)

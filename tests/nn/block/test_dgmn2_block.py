@@ -35,7 +35,7 @@ def dense(block, maps):
 
 
 def test_the_block_equals_the_formula():
-    block = trained(DGMN2Block(6, 2, (3, 4), 3)).double()
+    block = trained(DGMN2Block(6, 2, (3, 4), mlp_ratio=3)).double()
     assert block.mlp.fc1.weight.shape == (18, 6)
     maps = torch.randn(2, 6, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(block(maps), dense(block, maps))

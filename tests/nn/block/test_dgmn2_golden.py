@@ -82,7 +82,7 @@ def test_the_block(backend):
     golden = load("block_det_fea7x9_in7x9_bias")
     config = golden["config"]
     block = DGMN2Block(
-        config["dim"], config["num_heads"], config["fea_size"], int(config["mlp_ratio"])
+        config["dim"], config["num_heads"], config["fea_size"], mlp_ratio=int(config["mlp_ratio"])
     )
 
     def run(x):

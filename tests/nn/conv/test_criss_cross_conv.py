@@ -24,7 +24,7 @@ def dense(conv, x, grid):
 def test_it_is_dense_attention_over_the_lines_of_a_node(sizes, backend):
     grid = Grid(sizes)
     x = torch.randn(grid.num_nodes, 6, dtype=torch.float64, requires_grad=True)
-    conv = CrissCrossConv(6, 4, grid.num_axes, backend).double()
+    conv = CrissCrossConv(6, 4, num_axes=grid.num_axes, backend=backend).double()
     out, want = conv(x, grid), dense(conv, x, grid)
     torch.testing.assert_close(out, want)
     assert out.shape == (grid.num_nodes, 6)

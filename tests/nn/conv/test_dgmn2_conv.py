@@ -128,7 +128,7 @@ def test_targets_choose_the_samples():
 def test_another_sampler():
     grid = Grid([[4, 5]])
     x = torch.randn(20, 4, dtype=torch.float64)
-    conv = DGMN2Conv(4, 2, sampler=DilatedSampler((2,), 5)).double()
+    conv = DGMN2Conv(4, 2, sampler=DilatedSampler((2,), kernel_size=5)).double()
     assert conv.pos_emb.num_samples == 25
     torch.testing.assert_close(conv(x, grid), dense(conv, x, grid))
 

@@ -46,7 +46,7 @@ class Padded(Sampler):
         self.sampler = sampler
 
     def forward(self, x, grid):
-        return Neighborhood(grid, self.sampler(x, grid).pos, "border")
+        return Neighborhood(grid, self.sampler(x, grid).pos, padding_mode="border")
 
 
 def trained(conv):
