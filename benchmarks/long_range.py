@@ -82,7 +82,9 @@ def load(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def build(name: str) -> nn.Module:
-    model = segmenter("small_trunk", CONTENDERS[name], num_classes=NUM_CLASSES, head_channels=CHANNELS)
+    model = segmenter(
+        "small_trunk", CONTENDERS[name], num_classes=NUM_CLASSES, head_channels=CHANNELS
+    )
     return model.to(memory_format=torch.channels_last)
 
 

@@ -86,7 +86,7 @@ class RelativePosition(nn.Module):
         along_height = (rows @ rel_height).unflatten(0, (batch, -1))
         # Not only where sizes differ: an exported program has no such choice.
         size = along_height.shape[1:3]
-        resized = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
+        resized: Tensor = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
         return (along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)).flatten(0, 2)
 
     def _tables(self, table: Tensor, length: int) -> Tensor:

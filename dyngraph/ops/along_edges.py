@@ -23,7 +23,9 @@ def interpolate(x: Tensor, corners: Corners) -> Tensor:
     source, sample, weight = _edges(corners)
     rows = x.reshape(len(x) * own, x.shape[1] // own)
     messages = weight.unsqueeze(1) * rows.index_select(0, source)
-    out = scatter(messages, sample, dim=0, dim_size=num_nodes * own * num_samples, reduce="sum")
+    out: Tensor = scatter(
+        messages, sample, dim=0, dim_size=num_nodes * own * num_samples, reduce="sum"
+    )
     return out.view(num_nodes, own, num_samples, rows.shape[1])
 
 
@@ -32,7 +34,7 @@ def scatter_interpolate(values: Tensor, corners: Corners, num_senders: int) -> T
     own = values.shape[1]
     source, sample, weight = _edges(corners)
     messages = weight.unsqueeze(1) * values.flatten(0, 2).index_select(0, sample)
-    out = scatter(messages, source, dim=0, dim_size=num_senders * own, reduce="sum")
+    out: Tensor = scatter(messages, source, dim=0, dim_size=num_senders * own, reduce="sum")
     return out.view(num_senders, own * values.shape[3])
 
 
@@ -40,7 +42,8 @@ def sampled_score(query: Tensor, key: Tensor, corners: Corners, groups: int) -> 
     r"""``[N, C], [M, C] -> [N, G, K]``."""
     samples = _of_groups(interpolate(key, corners), groups)
     # Products and sums, here and below: autocast would round a matrix product.
-    return (query.unflatten(1, (groups, 1, -1)) * samples).sum(dim=-1)
+    score: Tensor = (query.unflatten(1, (groups, 1, -1)) * samples).sum(dim=-1)
+    return score
 
 
 def sampled_sum(weight: Tensor, value: Tensor, corners: Corners) -> Tensor:
@@ -84,4 +87,5 @@ def _of_groups(samples: Tensor, groups: int) -> Tensor:
     """The samples of each group, ``[N, H, K, C / H] -> [N, G, K, C / G]``."""
     if samples.shape[1] > 1:
         return samples
-    return samples.squeeze(1).unflatten(2, (groups, -1)).transpose(1, 2)
+    by_group: Tensor = samples.squeeze(1).unflatten(2, (groups, -1))
+    return by_group.transpose(1, 2)

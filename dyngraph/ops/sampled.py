@@ -17,6 +17,7 @@ is, to the bit. A score of :math:`-\infty` masks its sample.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -340,6 +341,54 @@ def sampled_convolution(
     taps = taps.repeat(corners.index.shape[2])
     index = torch.add(taps, corners.index.flatten(2), alpha=num_samples)
     return operators.gather_sum(corners.weight.flatten(2), projected, index, name).to(x.dtype)
+
+
+@overload
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    groups: int = 1,
+    *,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    return_weights: Literal[False] = False,
+    recompute: bool = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    groups: int = 1,
+    *,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    return_weights: Literal[True],
+    recompute: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def sampled_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    near: Neighborhood,
+    groups: int = 1,
+    *,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+    return_weights: bool = False,
+    recompute: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def sampled_attention(

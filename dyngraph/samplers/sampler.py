@@ -12,7 +12,7 @@ from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 
 
-def no_autocast(device_type: str) -> AbstractContextManager:
+def no_autocast(device_type: str) -> AbstractContextManager[object]:
     r"""Keeps positions out of the half types, whatever autocast the caller runs under."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)

@@ -50,4 +50,5 @@ class AttentionBlock(FeatureMapBlock):
         self._init_out()
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
-        return self.fusion(x, self.lin_out(self.conv(x, grid)))
+        out: Tensor = self.fusion(x, self.lin_out(self.conv(x, grid)))
+        return out

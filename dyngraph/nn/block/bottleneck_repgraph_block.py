@@ -121,7 +121,8 @@ def _relu(x: Tensor) -> Tensor:
 def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:
     """The normalised linear map; in evaluation as one map, which saves a pass over memory."""
     if norm.training or not isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm)):
-        return norm(linear(x))
+        out: Tensor = norm(linear(x))
+        return out
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return project(x, linear.weight * scale.unsqueeze(1), norm.bias - mean * scale)

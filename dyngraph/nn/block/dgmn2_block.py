@@ -87,5 +87,6 @@ class DGMN2Block(FeatureMapBlock):
         return self._branches(x, grid)
 
     def _branches(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid), grid)
-        return x + self.drop_path(self.mlp(self.norm2(x)), grid)
+        h: Tensor = x + self.drop_path(self.attn(self.norm1(x), grid), grid)
+        y: Tensor = h + self.drop_path(self.mlp(self.norm2(h)), grid)
+        return y

@@ -98,7 +98,8 @@ class DGMNBlock(FeatureMapBlock):
         self.conv.reset_parameters()
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
-        return self.conv(x, grid)
+        out: Tensor = self.conv(x, grid)
+        return out
 
     @classmethod
     def from_official(

@@ -65,5 +65,5 @@ class GlobalContextBlock(FeatureMapBlock):
         nodes = maps.flatten(2)
         alpha = self.lin_score(nodes.mT).softmax(dim=1)
         context = (nodes @ alpha).mT
-        y = self.lin_expand(F.relu(self.norm(self.lin_reduce(context))))
+        y: Tensor = self.lin_expand(F.relu(self.norm(self.lin_reduce(context))))
         return (nodes + y.mT).view_as(maps)

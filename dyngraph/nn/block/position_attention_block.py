@@ -45,4 +45,5 @@ class PositionAttentionBlock(ScaledBlock):
         self.conv.reset_parameters()
 
     def refine(self, x: Tensor, grid: Grid) -> Tensor:
-        return self.conv(x, grid)
+        out: Tensor = self.conv(x, grid)
+        return out

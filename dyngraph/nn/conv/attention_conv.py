@@ -1,5 +1,5 @@
-from abc import abstractmethod
-from typing import Optional, Tuple, Union
+from abc import ABC, abstractmethod
+from typing import Any, Literal, Optional, Tuple, Union, overload
 
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
@@ -8,6 +8,7 @@ from torch_geometric.utils import scatter, softmax
 
 from dyngraph.grid import Grid
 from dyngraph.nn.conv.given_edges import (
+    WeightedGraph,
     check_edges,
     check_rows,
     check_samples,
@@ -18,7 +19,7 @@ from dyngraph.nn.node_linear import NodeLinear
 from dyngraph.ops.precision import accumulator
 
 
-class AttentionConv(MessagePassing):
+class AttentionConv(MessagePassing, ABC):
     r"""Dot-product attention of each node over K samples that a subclass chooses.
 
     .. math::
@@ -64,8 +65,8 @@ class AttentionConv(MessagePassing):
         *,
         groups: int = 1,
         bias: bool = True,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(node_dim=0, **sum_messages(kwargs))
         if isinstance(in_channels, int):
             in_channels = (in_channels, in_channels)
@@ -88,7 +89,7 @@ class AttentionConv(MessagePassing):
             self.lin_key = NodeLinear(source_channels, hidden_channels, bias=bias)
             self.lin_value = NodeLinear(source_channels, hidden_channels, bias=bias)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the layer."""
         super().reset_parameters()
         if self.project:
@@ -99,7 +100,7 @@ class AttentionConv(MessagePassing):
     @abstractmethod
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
-    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+    ) -> Tuple[Tensor, Optional[WeightedGraph]]:
         r"""Attention on a grid, and its edges with their attention if ``return_edges``."""
 
     def num_edge_samples(self, edge_sample: Tensor) -> int:
@@ -116,14 +117,37 @@ class AttentionConv(MessagePassing):
         r"""What positions on a grid add to the scores, ``[N, G, K]``; here nothing."""
         return None
 
+    @overload
     def forward(
         self,
         x: Union[Tensor, PairTensor],
         edge_index: Union[Adj, Grid],
         edge_weight: OptTensor = None,
         edge_sample: OptTensor = None,
-        return_attention_weights: Optional[bool] = None,
-    ):
+        *,
+        return_attention_weights: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: Literal[True],
+    ) -> Tuple[Tensor, WeightedGraph]: ...
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, WeightedGraph]]:
         r"""Runs the layer.
 
         Args:
@@ -150,7 +174,7 @@ class AttentionConv(MessagePassing):
         self.check_channels(x)
         if isinstance(edge_index, Grid):
             check_rows(x, edge_index, edge_weight, edge_sample)
-            out, edges = self.attend(x, edge_index, bool(return_attention_weights))
+            out, edges = self.attend(x, edge_index, return_attention_weights)
         else:
             out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample)
             edges = with_attention(edge_index, alpha)
@@ -248,14 +272,16 @@ class AttentionConv(MessagePassing):
         if edge_weight is not None:
             score = edge_weight.unsqueeze(-1) * score
         if edge_sample is None:
-            return softmax(score, index, ptr, dim_size)
+            alpha: Tensor = softmax(score, index, ptr, dim_size)
+            return alpha
         # The score of a sample is the interpolation of its corners' scores.
         sample = index * num_samples + edge_sample
         score = scatter(score, sample, dim=0, dim_size=dim_size * num_samples, reduce="sum")
         score = score.view(dim_size, num_samples, self.groups)
         if bias is not None:
             score = score + bias.transpose(1, 2)
-        return score.softmax(dim=1).flatten(0, 1).index_select(0, sample)
+        alpha = score.softmax(dim=1).flatten(0, 1).index_select(0, sample)
+        return alpha
 
     def message(self, value_j: Tensor, alpha: Tensor, edge_weight: OptTensor) -> Tensor:
         alpha = alpha if edge_weight is None else edge_weight.unsqueeze(-1) * alpha

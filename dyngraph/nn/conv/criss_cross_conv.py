@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import Any, Optional
 
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 from dyngraph.nn.node_linear import NodeLinear
@@ -52,8 +52,8 @@ class CrissCrossConv(RepGraphConv):
         *,
         num_axes: int = 2,
         backend: str = "auto",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             in_channels,
             hidden_channels or max(in_channels // 8, 1),

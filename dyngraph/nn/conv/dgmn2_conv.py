@@ -1,4 +1,4 @@
-from typing import Optional, Tuple, Union
+from typing import Any, Literal, Optional, Tuple, Union, overload
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch_geometric.utils import scatter
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.attention_conv import AttentionConv
-from dyngraph.nn.conv.given_edges import check_rows, with_attention
+from dyngraph.nn.conv.given_edges import WeightedGraph, check_rows, with_attention
 from dyngraph.nn.node_linear import TransformerLinear
 from dyngraph.nn.relative_position import RelativePosition
 from dyngraph.ops import sampled_attention
@@ -79,8 +79,8 @@ class DGMN2Conv(AttentionConv):
         bias: bool = True,
         sampler: Optional[Sampler] = None,
         backend: str = "auto",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         if in_channels < 1:
             # Walks, relative positions and heads are made for their number.
             raise ValueError(f"in_channels: expected a positive number, got {in_channels}")
@@ -96,12 +96,36 @@ class DGMN2Conv(AttentionConv):
         self.conv_offset = LinearWalkSampler(channels, bias=bias) if sampler is None else sampler
         self.pos_emb = RelativePosition(channels, map_size, self.conv_offset.num_samples)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         reset(self.qkv)
         reset(self.proj)
         reset(self.conv_offset)
         reset(self.pos_emb)
+
+    @overload
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: Literal[False] = False,
+        grid: Optional[Grid] = None,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: Literal[True],
+        grid: Optional[Grid] = None,
+    ) -> Tuple[Tensor, WeightedGraph]: ...
 
     def forward(
         self,
@@ -109,9 +133,10 @@ class DGMN2Conv(AttentionConv):
         edge_index: Union[Adj, Grid],
         edge_weight: OptTensor = None,
         edge_sample: OptTensor = None,
-        return_attention_weights: Optional[bool] = None,
+        *,
+        return_attention_weights: bool = False,
         grid: Optional[Grid] = None,
-    ):
+    ) -> Union[Tensor, Tuple[Tensor, WeightedGraph]]:
         r"""Runs the layer.
 
         Args:
@@ -145,12 +170,17 @@ class DGMN2Conv(AttentionConv):
             out, alpha = self.attend_along(x, edge_index, edge_weight, edge_sample, grid)
             out = self.proj(out)
             return (out, with_attention(edge_index, alpha)) if return_attention_weights else out
-        out = super().forward(x, edge_index, edge_weight, edge_sample, return_attention_weights)
-        return (self.proj(out[0]), out[1]) if return_attention_weights else self.proj(out)
+        if not return_attention_weights:
+            y: Tensor = self.proj(super().forward(x, edge_index, edge_weight, edge_sample))
+            return y
+        out, edges = super().forward(
+            x, edge_index, edge_weight, edge_sample, return_attention_weights=True
+        )
+        return self.proj(out), edges
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
-    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+    ) -> Tuple[Tensor, Optional[WeightedGraph]]:
         out, near, alpha = self.sample(x, grid)
         return out, (near.edges().index, near.corner_alpha(alpha)) if return_edges else None
 
@@ -221,16 +251,18 @@ class DGMN2Conv(AttentionConv):
         sample = index * num_samples + edge_sample
         score = scatter(score, sample, dim=0, dim_size=dim_size * num_samples, reduce="sum")
         score = score.view(dim_size, self.heads, num_samples // self.heads)
-        alpha = (score if bias is None else score + bias).softmax(dim=-1)
+        alpha: Tensor = (score if bias is None else score + bias).softmax(dim=-1)
         return head * alpha.flatten().index_select(0, sample).unsqueeze(-1)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """``[N, C] -> [N, heads, d]``."""
-        return x.unflatten(1, (self.heads, -1))
+        heads: Tensor = x.unflatten(1, (self.heads, -1))
+        return heads
 
     def position_scores(self, query: Tensor, grid: Grid) -> Tensor:
         r"""The scores of relative positions of the samples, ``[N, heads, K]``."""
-        return self.pos_emb(self._by_head(query), grid)
+        scores: Tensor = self.pos_emb(self._by_head(query), grid)
+        return scores
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.in_channels}, heads={self.heads})"

@@ -1,4 +1,4 @@
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, List, Literal, Optional, Sequence, Tuple, Union, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
 from dyngraph.nn.conv.given_edges import (
+    WeightedGraph,
     check_edges,
     check_rows,
     check_samples,
@@ -117,8 +118,8 @@ class DGMNConv(MessagePassing):
         legacy_affinity: bool = False,
         bias: bool = False,
         backend: str = "auto",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(node_dim=0, **sum_messages(kwargs))
         if in_channels < 1:
             raise ValueError(f"in_channels: expected a positive number, got {in_channels}")
@@ -161,7 +162,7 @@ class DGMNConv(MessagePassing):
             self.lin = NodeLinear((len(self.rates) + 1) * in_channels, in_channels, bias=False)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the layer."""
         super().reset_parameters()
         reset(self.messages)
@@ -175,14 +176,37 @@ class DGMNConv(MessagePassing):
         r"""The samples of a node at all rates, S K."""
         return sum(self._samples_of_rates())
 
+    @overload
     def forward(
         self,
         x: Union[Tensor, PairTensor],
         edge_index: Union[Adj, Grid],
         edge_weight: OptTensor = None,
         edge_sample: OptTensor = None,
-        return_attention_weights: Optional[bool] = None,
-    ):
+        *,
+        return_attention_weights: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: Literal[True],
+    ) -> Tuple[Tensor, WeightedGraph]: ...
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        return_attention_weights: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, WeightedGraph]]:
         r"""Runs the layer.
 
         Args:
@@ -302,7 +326,7 @@ class DGMNConv(MessagePassing):
         rates = torch.arange(num_rates, device=index.device)
         rate = torch.cat([q.expand(length) for q, length in zip(rates, lengths)])[edge_sample]
         size = dim_size * num_rates
-        out = scatter(inputs, index * num_rates + rate, dim=0, dim_size=size, reduce="sum")
+        out: Tensor = scatter(inputs, index * num_rates + rate, dim=0, dim_size=size, reduce="sum")
         return out.view(dim_size, num_rates, *inputs.shape[1:])
 
     def _steps(
@@ -347,7 +371,7 @@ class DGMNConv(MessagePassing):
         return out.flatten(2).to(h[0].dtype).unbind(1), alpha
 
     def _edge_samples(self, edge_index: Adj, x: PairTensor, edge_sample: OptTensor) -> Tensor:
-        if edge_sample is not None:
+        if isinstance(edge_sample, Tensor):
             check_samples(edge_sample, self.num_steps * self.num_samples)
             return edge_sample
         index = targets(edge_index, self.flow)

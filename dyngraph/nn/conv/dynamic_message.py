@@ -73,7 +73,7 @@ class DynamicMessage(nn.Module):
         legacy_affinity: bool = False,
         bias: bool = False,
         backend: str = "auto",
-    ):
+    ) -> None:
         super().__init__()
         if groups < 0 or (groups > 0 and in_channels % groups):
             raise ValueError(
@@ -108,7 +108,7 @@ class DynamicMessage(nn.Module):
             self.static_filter = nn.Parameter(torch.empty(groups, num_samples))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the message."""
         reset(self.sampler)
         if self.predicts:

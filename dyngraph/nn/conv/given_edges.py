@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch_geometric.utils import is_torch_sparse_tensor, to_edge_index
 from torch_geometric.utils.sparse import set_sparse_value
 
 from dyngraph.grid import Grid
+
+WeightedGraph: TypeAlias = tuple[Adj, Tensor] | SparseTensor
+"""A graph and the attention ``[E, G]`` of its edges, as PyG's layers return them."""
 
 
 def sum_messages(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def check_edges(
     return edge_weight
 
 
-def with_attention(edge_index: Adj, alpha: Tensor) -> Any:
+def with_attention(edge_index: Adj, alpha: Tensor) -> WeightedGraph:
     r"""A graph with the attention ``alpha [E, G]`` of its edges, as PyG's layers return it."""
     if isinstance(edge_index, SparseTensor):
         return edge_index.set_value(alpha, layout="coo")
@@ -118,8 +121,10 @@ def _can_look(tensor: Tensor) -> bool:
 def targets(edge_index: Adj, flow: str) -> Tensor:
     r"""The target of each edge, ``[E]``, in the order in which messages are passed."""
     if isinstance(edge_index, SparseTensor) or is_torch_sparse_tensor(edge_index):
-        return to_edge_index(edge_index)[0][0]
-    return edge_index[1 if flow == "source_to_target" else 0]
+        index: Tensor = to_edge_index(edge_index)[0][0]
+    else:
+        index = edge_index[1 if flow == "source_to_target" else 0]
+    return index
 
 
 def samples_in_order(index: Tensor, num_nodes: int, num_samples: int) -> Tensor | None:

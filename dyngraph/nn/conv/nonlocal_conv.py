@@ -1,13 +1,14 @@
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.typing import PairTensor
+from torch_geometric.typing import OptTensor, PairTensor
 
 from dyngraph.derivatives import differentiable_gradients, transforms_active
 from dyngraph.grid import Grid
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.conv.given_edges import WeightedGraph
 
 
 class NonLocalConv(AttentionConv):
@@ -53,7 +54,7 @@ class NonLocalConv(AttentionConv):
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
-    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+    ) -> Tuple[Tensor, Optional[WeightedGraph]]:
         if return_edges:
             pairs = _all_pairs(grid)
             attended, alpha = self.attend_along(x, pairs, None, None)
@@ -103,12 +104,12 @@ class _TwiceDifferentiable(torch.autograd.Function):
     """Fused attention as it is; a gradient that is to be differentiated is the formula's."""
 
     @staticmethod
-    def forward(ctx, out: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, out: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value)
         return out.detach()
 
     @staticmethod
-    def backward(ctx, grad_out: Tensor):
+    def backward(ctx: Any, grad_out: Tensor) -> Tuple[OptTensor, ...]:
         if not (torch.is_grad_enabled() or transforms_active()):
             return grad_out, None, None, None
         inputs, wanted = ctx.saved_tensors, list(ctx.needs_input_grad[1:])

@@ -1,4 +1,4 @@
-from typing import Optional
+from typing import Any, Optional
 
 from dyngraph.nn.conv.nonlocal_conv import NonLocalConv
 from dyngraph.nn.node_linear import NodeLinear
@@ -36,7 +36,9 @@ class PositionAttentionConv(NonLocalConv):
         torch.Size([20, 8])
     """
 
-    def __init__(self, in_channels: int, hidden_channels: Optional[int] = None, **kwargs):
+    def __init__(
+        self, in_channels: int, hidden_channels: Optional[int] = None, **kwargs: Any
+    ) -> None:
         super().__init__(in_channels, hidden_channels or max(in_channels // 8, 1), **kwargs)
         self.lin_value = NodeLinear(in_channels, in_channels)
         self.out_channels = in_channels

@@ -1,4 +1,4 @@
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Sequence, Tuple, Union
 
 from torch import Tensor
 from torch_geometric.nn.inits import reset
@@ -7,6 +7,7 @@ from torch_geometric.typing import PairTensor
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
 from dyngraph.nn.conv.attention_conv import AttentionConv
+from dyngraph.nn.conv.given_edges import WeightedGraph
 from dyngraph.ops import sampled_attention
 from dyngraph.ops.backend import resolve_backend
 from dyngraph.samplers import OffsetSampler, Sampler
@@ -80,8 +81,8 @@ class RepGraphConv(AttentionConv):
         spread: Union[float, Sequence[float]] = 16.0,
         bias: bool = True,
         backend: str = "auto",
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(in_channels, hidden_channels, groups=groups, bias=bias, **kwargs)
         if sampler is None:
             target_channels = in_channels if isinstance(in_channels, int) else in_channels[1]
@@ -91,13 +92,13 @@ class RepGraphConv(AttentionConv):
         self.sampler = sampler
         self.backend = backend
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         reset(self.sampler)
 
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
-    ) -> Tuple[Tensor, Optional[Tuple[Tensor, Tensor]]]:
+    ) -> Tuple[Tensor, Optional[WeightedGraph]]:
         out, near, alpha = self.sample(x, grid)
         edges = (near.edges().index, near.corner_alpha(alpha)) if return_edges else None
         return out, edges

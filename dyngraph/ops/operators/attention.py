@@ -14,6 +14,7 @@ gradients of their weights.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from dyngraph import multilinear
 from dyngraph.derivatives import differentiable_gradients, transforms_active
+from dyngraph.grid import Shape
 from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.operators.corners import unflatten_maps
 from dyngraph.ops.operators.edges import gather_dot, gather_sum
@@ -95,7 +97,19 @@ def attention_backward(
 
 
 @attention.register_fake
-def _(query, key, value, pos, bias, maps, border, groups, scale, keep_scores, backend):
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    pos: Tensor,
+    bias: Tensor | None,
+    maps: Sequence[int],
+    border: bool,
+    groups: int,
+    scale: float,
+    keep_scores: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     num_nodes, _, samples, axes = pos.shape
     channels = (key if value is None else value).shape[1]
     dtype = accumulator(query.dtype)
@@ -108,7 +122,16 @@ def _(query, key, value, pos, bias, maps, border, groups, scale, keep_scores, ba
 
 
 @attention_backward.register_fake
-def _(grad_out, grad_alpha, query, key, value, pos, alpha, *args):
+def _(
+    grad_out: Tensor | None,
+    grad_alpha: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    pos: Tensor,
+    alpha: Tensor,
+    *args: Any,
+) -> tuple[Tensor, ...]:
     inputs, needs = (query, key, key if value is None else value, pos, alpha), args[-2]
     return tuple(
         like.new_empty(like.shape if need else (0,))
@@ -116,7 +139,7 @@ def _(grad_out, grad_alpha, query, key, value, pos, alpha, *args):
     )
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     query, key, value, pos, bias, *ctx.samples, _, ctx.backend = inputs
     _, alpha, scores = output
     ctx.mark_non_differentiable(scores)
@@ -124,12 +147,14 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(query, key, value, pos, bias, alpha, scores)
 
 
-def _backward(ctx, grad_out, grad_alpha, _):
+def _backward(
+    ctx: Any, grad_out: Tensor | None, grad_alpha: Tensor | None, _: None
+) -> tuple[Tensor | None, ...]:
     *inputs, alpha, scores = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:5])
     if torch.is_grad_enabled() or transforms_active():
 
-        def formula(*inputs):
+        def formula(*inputs: Any) -> tuple[Tensor, Tensor]:
             return _attention_of_edges(inputs, ctx.samples, ctx.backend)
 
         grads = differentiable_gradients(formula, inputs, wanted, (grad_out, grad_alpha))
@@ -146,7 +171,9 @@ def _backward(ctx, grad_out, grad_alpha, _):
 attention.register_autograd(_backward, setup_context=_setup)
 
 
-def _attention_of_edges(inputs, samples, backend):
+def _attention_of_edges(
+    inputs: Sequence[Any], samples: Sequence[Any], backend: str
+) -> tuple[Tensor, Tensor]:
     """The same output and attention, made of operators that can be differentiated twice."""
     query, key, value, pos, bias = inputs
     maps, border, groups, scale = samples
@@ -162,9 +189,12 @@ def _attention_of_edges(inputs, samples, backend):
 
 
 @register_flop_formula(torch.ops.dyngraph.attention)
-def _flops(query, key, value, pos, *args, out_shape=None, **kwargs) -> int:
+def _flops(
+    query: Shape, key: Shape, value: Shape | None, pos: Shape, *args: Any, **kwargs: Any
+) -> int:
     """By definition, as the papers count: interpolate each table once, then score, then sum."""
     num_nodes, _, samples, axes = pos
     interpolated = key[1] + (0 if value is None else value[1])
     channels = key[1] if value is None else value[1]
-    return 2 * num_nodes * samples * (2**axes * interpolated + key[1] + channels)
+    num_corners: int = 2**axes
+    return 2 * num_nodes * samples * (num_corners * interpolated + key[1] + channels)

@@ -1,6 +1,7 @@
 """The corners of samples and their interpolation weights, as an operator."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,23 +53,25 @@ def unflatten_maps(numbers: Sequence[int], pos: Tensor) -> list[Maps]:
 
 
 @corners.register_fake
-def _(pos, maps, border, dtype, backend):
+def _(
+    pos: Tensor, maps: Sequence[int], border: bool, dtype: torch.dtype, backend: str
+) -> tuple[Tensor, Tensor]:
     size = (*pos.shape[:2], 2 ** pos.shape[3], pos.shape[2])
     return pos.new_empty(size, dtype=dtype), pos.new_empty(size)
 
 
 @corners_backward.register_fake
-def _(grad_weight, pos, maps, border, backend):
+def _(grad_weight: Tensor, pos: Tensor, maps: Sequence[int], border: bool, backend: str) -> Tensor:
     return pos.new_empty(pos.shape)
 
 
-def _setup(ctx, inputs, output):
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     pos, ctx.maps, ctx.border, _, ctx.backend = inputs
     ctx.mark_non_differentiable(output[0])
     ctx.save_for_backward(pos)
 
 
-def _backward(ctx, _, grad_weight):
+def _backward(ctx: Any, _: Tensor | None, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
     (pos,) = ctx.saved_tensors
     if torch.is_grad_enabled() or transforms_active():
         maps = unflatten_maps(ctx.maps, pos)

@@ -21,11 +21,14 @@ Where PyTorch transforms a backward pass (``is_grads_batched``), the same formul
 operators stand in for them, which do hold such a tensor.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from dyngraph.derivatives import transforms_active
+from dyngraph.grid import Shape
 from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.precision import accumulator
 
@@ -33,16 +36,19 @@ from dyngraph.ops.precision import accumulator
 def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
     r"""Dot products of each node with its rows: ``[N, C], [M, C] -> [N, G, L]``."""
     if not transforms_active():
-        return _gather_dot(x, table, index, groups, backend)
+        scores: Tensor = _gather_dot(x, table, index, groups, backend)
+        return scores
     dtype = accumulator(x.dtype)
     rows = _rows(table.to(dtype), index, groups)
-    return (x.to(dtype).unflatten(1, (groups, 1, -1)) * rows).sum(dim=-1)
+    products: Tensor = x.to(dtype).unflatten(1, (groups, 1, -1)) * rows
+    return products.sum(dim=-1)
 
 
 def gather_sum(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
     r"""Weighted sum of each node's rows: ``[N, G, L], [M, C] -> [N, C]``."""
     if not transforms_active():
-        return _gather_sum(weight, table, index, backend)
+        sums: Tensor = _gather_sum(weight, table, index, backend)
+        return sums
     rows = _rows(table.to(weight.dtype), index, weight.shape[1])
     return (weight.unsqueeze(-1) * rows).sum(dim=2).flatten(1).to(table.dtype)
 
@@ -50,7 +56,8 @@ def gather_sum(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Te
 def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
     r"""Sums weighted nodes into the rows that they listen to: ``[N, G, L], [N, C] -> [M, C]``."""
     if not transforms_active():
-        return _scatter_sum(weight, x, index, num_rows, backend)
+        out: Tensor = _scatter_sum(weight, x, index, num_rows, backend)
+        return out
     groups = weight.shape[1]
     edges = weight.unsqueeze(-1) * x.to(weight.dtype).unflatten(1, (groups, 1, -1))
     out = edges.new_zeros(num_rows * groups, edges.shape[-1])
@@ -60,7 +67,8 @@ def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend
 
 def _rows(table: Tensor, index: Tensor, groups: int) -> Tensor:
     """Each group's slice of the rows that it listens to, ``[N, G, L, C / G]``."""
-    return table.unflatten(1, (groups, -1)).flatten(0, 1)[_row_of_group(index, groups)]
+    slices: Tensor = table.unflatten(1, (groups, -1)).flatten(0, 1)
+    return slices[_row_of_group(index, groups)]
 
 
 def _row_of_group(index: Tensor, groups: int) -> Tensor:
@@ -84,27 +92,27 @@ def _scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backen
 
 
 @_gather_dot.register_fake
-def _(x, table, index, groups, backend):
+def _(x: Tensor, table: Tensor, index: Tensor, groups: int, backend: str) -> Tensor:
     size = (index.shape[0], groups, index.shape[2])
     return x.new_empty(size, dtype=accumulator(x.dtype))
 
 
 @_gather_sum.register_fake
-def _(weight, table, index, backend):
+def _(weight: Tensor, table: Tensor, index: Tensor, backend: str) -> Tensor:
     return table.new_empty(index.shape[0], table.shape[1])
 
 
 @_scatter_sum.register_fake
-def _(weight, x, index, num_rows, backend):
+def _(weight: Tensor, x: Tensor, index: Tensor, num_rows: int, backend: str) -> Tensor:
     return x.new_empty(num_rows, x.shape[1])
 
 
-def _gather_dot_setup(ctx, inputs, output):
+def _gather_dot_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, table, index, _, ctx.backend = inputs
     ctx.save_for_backward(x, table, index)
 
 
-def _gather_dot_backward(ctx, grad):
+def _gather_dot_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, table, index = ctx.saved_tensors
     grad_x = grad_table = None
     if ctx.needs_input_grad[0]:
@@ -114,12 +122,12 @@ def _gather_dot_backward(ctx, grad):
     return grad_x, grad_table, None, None, None
 
 
-def _gather_sum_setup(ctx, inputs, output):
+def _gather_sum_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     weight, table, index, ctx.backend = inputs
     ctx.save_for_backward(weight, table, index)
 
 
-def _gather_sum_backward(ctx, grad):
+def _gather_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weight, table, index = ctx.saved_tensors
     grad_weight = grad_table = None
     if ctx.needs_input_grad[0]:
@@ -129,12 +137,12 @@ def _gather_sum_backward(ctx, grad):
     return grad_weight, grad_table, None, None
 
 
-def _scatter_sum_setup(ctx, inputs, output):
+def _scatter_sum_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     weight, x, index, _, ctx.backend = inputs
     ctx.save_for_backward(weight, x, index)
 
 
-def _scatter_sum_backward(ctx, grad):
+def _scatter_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weight, x, index = ctx.saved_tensors
     grad_weight = grad_x = None
     if ctx.needs_input_grad[0]:
@@ -150,10 +158,10 @@ _scatter_sum.register_autograd(_scatter_sum_backward, setup_context=_scatter_sum
 
 
 @register_flop_formula([torch.ops.dyngraph.gather_dot, torch.ops.dyngraph.gather_sum])
-def _gather_flops(first, table, index, *args, out_shape=None, **kwargs) -> int:
+def _gather_flops(first: Shape, table: Shape, index: Shape, *args: Any, **kwargs: Any) -> int:
     return 2 * index[0] * index[2] * table[1]
 
 
 @register_flop_formula(torch.ops.dyngraph.scatter_sum)
-def _scatter_flops(weight, x, *args, out_shape=None, **kwargs) -> int:
+def _scatter_flops(weight: Shape, x: Shape, *args: Any, **kwargs: Any) -> int:
     return 2 * weight[0] * weight[2] * x[1]

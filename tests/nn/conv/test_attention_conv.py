@@ -13,7 +13,7 @@ from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import coalesce, to_torch_coo_tensor, to_torch_csr_tensor
 
 from dyngraph import Grid
-from dyngraph.nn.conv import NonLocalConv, RepGraphConv
+from dyngraph.nn.conv import AttentionConv, NonLocalConv, RepGraphConv
 
 LAYERS = [NonLocalConv, RepGraphConv]
 NUM_NODES = 8
@@ -423,3 +423,8 @@ def test_constructor_errors_name_the_argument(layer, make, match):
 def test_forward_errors_name_the_argument(layer, x, edge_index, error, match):
     with pytest.raises(error, match=f"^{match}"):
         layer(3, 2)(x, edge_index)
+
+
+def test_attention_without_a_choice_of_samples_is_abstract():
+    with pytest.raises(TypeError, match=r"abstract class AttentionConv .*'?attend'?"):
+        AttentionConv(4, 4)

@@ -78,10 +78,11 @@ def _tiles(width: int) -> list[triton.Config]:
 
 def block_channels(width: int) -> int:
     """The channels of a tile, for groups of ``width`` channels."""
-    return triton.next_power_of_2(max(width, 1))
+    length: int = triton.next_power_of_2(max(width, 1))
+    return length
 
 
-def device(x: Tensor) -> AbstractContextManager:
+def device(x: Tensor) -> AbstractContextManager[object]:
     """Makes the GPU of a tensor the one that kernels are launched on."""
     if reasons := reasons_against(x.device, named=True):
         raise ValueError(f"backend 'triton': {'; '.join(reasons)}")
