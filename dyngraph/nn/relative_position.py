@@ -87,7 +87,8 @@ class RelativePosition(nn.Module):
         # Not only where sizes differ: an exported program has no such choice.
         size = along_height.shape[1:3]
         resized: Tensor = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
-        return (along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)).flatten(0, 2)
+        scores: Tensor = along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)
+        return scores.flatten(0, 2)
 
     def _tables(self, table: Tensor, length: int) -> Tensor:
         """The rows ``length - 1 - place + s`` of a resized table for each place, ``[L, d, K]``."""
