@@ -37,7 +37,7 @@ def run(function, t, near, groups, backend):
     """The outputs of a function, from the library or from the dense reference (backend None)."""
     if backend is None and near.num_groups is not None:
         return run_each_group(function, t, near)
-    library = reference if backend is None else ops
+    library, options = (reference, {}) if backend is None else (ops, {"backend": backend})
     if function == "interpolate":
         arguments = (t["key"], near)
     elif function == "scatter_interpolate":
@@ -51,13 +51,12 @@ def run(function, t, near, groups, backend):
     else:
         value = t["key"] if "shared" in function else t["value"]
         bias = None if "without" in function else t["bias"]
-        arguments = (t["query"], t["key"], value, near, groups, SCALE, bias)
+        arguments = (t["query"], t["key"], value, near, groups)
         function = "sampled_attention"
-    if backend is None:
-        out = getattr(library, function)(*arguments)
-    else:
-        kwargs = {"return_weights": True} if function == "sampled_attention" else {}
-        out = getattr(library, function)(*arguments, backend=backend, **kwargs)
+        if backend is not None:
+            options["return_weights"] = True
+        options |= {"scale": SCALE, "bias": bias}
+    out = getattr(library, function)(*arguments, **options)
     return out if isinstance(out, tuple) else (out,)
 
 
