@@ -8,7 +8,9 @@ from dyngraph.data.image_dataset import JoinedDataset
 @pytest.fixture
 def parts(generated, kind):
     transform = train_transform(32)
-    return [DATASETS[kind](generated / kind, split, transform) for split in ("train", "val")]
+    return [
+        DATASETS[kind](generated / kind, split, transform=transform) for split in ("train", "val")
+    ]
 
 
 def test_the_items_of_both_parts_in_order(parts):

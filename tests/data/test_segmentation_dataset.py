@@ -290,7 +290,7 @@ def test_a_changed_byte_is_read_or_named(own, kind, place, byte, which):
 
 
 def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(generated, kind):
-    dataset = DATASETS[kind](generated / kind, "train", train_transform(32))
+    dataset = DATASETS[kind](generated / kind, "train", transform=train_transform(32))
     state = torch.get_rng_state()
     image, label = dataset[0, 5]
     assert image.shape == (3, 32, 32)
@@ -305,7 +305,7 @@ def test_a_seed_determines_the_augmentation_and_leaves_global_randomness_alone(g
 
 
 def test_workers_load_what_one_process_does(generated, kind):
-    dataset = DATASETS[kind](generated / kind, "train", train_transform(32))
+    dataset = DATASETS[kind](generated / kind, "train", transform=train_transform(32))
 
     def batches(num_workers):
         sampler = SeededSampler(len(dataset), num_samples=6, seed=0)
