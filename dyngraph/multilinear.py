@@ -19,23 +19,51 @@ from torch import Tensor
 from dyngraph.derivatives import transforms_active
 
 
-class Maps(NamedTuple):
-    """Neighbouring sender maps of one size, and the nodes that listen to each."""
+class Level(NamedTuple):
+    """One of the maps that an image has, and the samples that are on it."""
 
-    num_maps: int
-    receivers_of_map: int
+    num_samples: int
     shape: tuple[int, ...]
-    """The P lengths of a map."""
+    """The P lengths of the map."""
+
+
+class Maps(NamedTuple):
+    """Neighbouring images whose sender maps are of the same sizes, and the nodes that listen."""
+
+    num_images: int
+    receivers_of_image: int
+    levels: tuple[Level, ...]
+    """The maps of an image, whose nodes follow one another, as do the samples on them."""
+
+    @property
+    def senders_of_image(self) -> int:
+        """The nodes of all levels of an image."""
+        return sum(math.prod(level.shape) for level in self.levels)
 
     @property
     def num_senders(self) -> int:
         """The nodes of all of these maps."""
-        return self.num_maps * math.prod(self.shape)
+        return self.num_images * self.senders_of_image
 
     @property
     def num_receivers(self) -> int:
-        """The nodes that listen to all of them."""
-        return self.num_maps * self.receivers_of_map
+        """The nodes that listen to all of these images."""
+        return self.num_images * self.receivers_of_image
+
+
+class Block(NamedTuple):
+    """Samples on maps of one size: those of some receivers on one level."""
+
+    maps: Maps
+    shape: tuple[int, ...]
+    receivers: slice
+    samples: slice
+    first_sender: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the maps have no node."""
+        return math.prod(self.shape) == 0
 
 
 class AxisCorner(NamedTuple):
@@ -45,6 +73,34 @@ class AxisCorner(NamedTuple):
     weight: Tensor
     outside: Tensor
     """1 outside the map, else 0."""
+
+
+def flatten_maps(maps: Sequence[Maps]) -> list[int]:
+    r"""Maps as numbers, which operators take.
+
+    The number of levels, the samples on each; then, for all images with maps of the same sizes,
+    their number, the receivers of one, and the lengths of its maps.
+    """
+    levels = [level.num_samples for level in maps[0].levels] if maps else []
+    numbers = [len(levels), *levels]
+    for part in maps:
+        numbers += [part.num_images, part.receivers_of_image]
+        numbers += [length for level in part.levels for length in level.shape]
+    return numbers
+
+
+def unflatten_maps(numbers: Sequence[int], pos: Tensor) -> list[Maps]:
+    r"""The inverse of :func:`flatten_maps` for positions on these maps."""
+    num_levels, num_axes = int(numbers[0]), pos.shape[-1]
+    samples, numbers = numbers[1 : 1 + num_levels], numbers[1 + num_levels :]
+    maps = []
+    for start in range(0, len(numbers), 2 + num_levels * num_axes):
+        num_images, receivers = numbers[start : start + 2]
+        ends = range(start + 2 + num_axes, start + 3 + num_levels * num_axes, num_axes)
+        shapes = [tuple(numbers[end - num_axes : end]) for end in ends]
+        levels = tuple(Level(*level) for level in zip(samples, shapes, strict=True))
+        maps.append(Maps(num_images, receivers, levels))
+    return maps
 
 
 def index_dtype(pos: Tensor, maps: Sequence[Maps]) -> torch.dtype:
@@ -57,15 +113,21 @@ def index_dtype(pos: Tensor, maps: Sequence[Maps]) -> torch.dtype:
     return torch.int32 if rows * groups * num_samples < 2**31 else torch.int64
 
 
-def parts_of(maps: Sequence[Maps]) -> Iterator[tuple[Maps, slice, int]]:
-    r"""All maps of one size at a time, with the rows of their receivers and their first sender."""
-    if len(maps) == 1:
-        # Not by numbers, which an exported program may not know.
-        yield maps[0], slice(None), 0
-        return
+def blocks_of(maps: Sequence[Maps]) -> Iterator[list[Block]]:
+    r"""All images with maps of the same sizes at a time, each level of them."""
     receiver = sender = 0
     for part in maps:
-        yield part, slice(receiver, receiver + part.num_receivers), sender
+        # Not by numbers where there is only one, which an exported program may not know.
+        receivers = slice(receiver, receiver + part.num_receivers)
+        receivers = slice(None) if len(maps) == 1 else receivers
+        blocks = []
+        sample, level_start = 0, sender
+        for level in part.levels:
+            samples = slice(sample, sample + level.num_samples)
+            samples = slice(None) if len(part.levels) == 1 else samples
+            blocks.append(Block(part, level.shape, receivers, samples, level_start))
+            sample, level_start = sample + level.num_samples, level_start + math.prod(level.shape)
+        yield blocks
         receiver, sender = receiver + part.num_receivers, sender + part.num_senders
 
 
@@ -83,26 +145,32 @@ def corners(
     Returns:
         ``[N, G, 2^P, K]`` each.
     """
-    found = [
-        _corners_of_maps(pos[rows], part, sender, border, dtype)
-        for part, rows, sender in parts_of(maps)
-    ]
-    if not found:
-        found = [corners_of_nothing(pos, dtype)]
-    if len(found) == 1:
-        return found[0]
-    indices, weights = zip(*found, strict=True)
-    return torch.cat(indices), torch.cat(weights)
+    found = []
+    for blocks in blocks_of(maps):
+        levels = [
+            _corners_of_block(pos[block.receivers, :, block.samples], block, border, dtype)
+            for block in blocks
+        ]
+        found.append(_cat(levels, dim=-1))
+    return _cat(found, dim=0) if found else corners_of_nothing(pos, dtype)
 
 
-def _corners_of_maps(
-    pos: Tensor, maps: Maps, first_sender: int, border: bool, dtype: torch.dtype
+def _cat(parts: list[tuple[Tensor, Tensor]], dim: int) -> tuple[Tensor, Tensor]:
+    """Indices and weights, side by side."""
+    if len(parts) == 1:
+        return parts[0]
+    indices, weights = zip(*parts, strict=True)
+    return torch.cat(indices, dim), torch.cat(weights, dim)
+
+
+def _corners_of_block(
+    pos: Tensor, block: Block, border: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    if maps.num_senders == 0:
+    if block.is_empty:
         return corners_of_nothing(pos, dtype)
-    index, weight = corners_in_map(pos, maps.shape, border, dtype)
-    by_map = index.unflatten(0, (maps.num_maps, maps.receivers_of_map))
-    return (by_map + first_nodes(maps, first_sender, index)).flatten(0, 1), weight
+    index, weight = corners_in_map(pos, block.shape, border, dtype)
+    by_image = index.unflatten(0, (block.maps.num_images, block.maps.receivers_of_image))
+    return (by_image + first_nodes(block, index)).flatten(0, 1), weight
 
 
 def corners_of_nothing(pos: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -112,10 +180,10 @@ def corners_of_nothing(pos: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]
     return weight.to(dtype), weight
 
 
-def first_nodes(maps: Maps, first_sender: int, index: Tensor) -> Tensor:
+def first_nodes(block: Block, index: Tensor) -> Tensor:
     r"""The first node of each map ``[B, 1, 1, 1, 1]``, for ``index [B, N / B, G, 2^P, K]``."""
-    image = torch.arange(maps.num_maps, dtype=index.dtype, device=index.device)
-    return (image * math.prod(maps.shape) + first_sender).view(-1, 1, 1, 1, 1)
+    image = torch.arange(block.maps.num_images, dtype=index.dtype, device=index.device)
+    return (image * block.maps.senders_of_image + block.first_sender).view(-1, 1, 1, 1, 1)
 
 
 def corners_in_map(
@@ -139,15 +207,23 @@ def corners_backward(
     grad_weight: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool
 ) -> Tensor:
     r"""The gradient ``[N, G, K, P]`` of positions from that of the weights ``[N, G, 2^P, K]``."""
-    grads = [
-        corners_backward_in_map(grad_weight[rows], pos[rows], part.shape, border)
-        if part.num_senders
-        else torch.zeros_like(pos[rows])
-        for part, rows, _ in parts_of(maps)
-    ]
+    grads = []
+    for blocks in blocks_of(maps):
+        levels = [_corners_backward_of_block(grad_weight, pos, block, border) for block in blocks]
+        grads.append(levels[0] if len(levels) == 1 else torch.cat(levels, dim=2))
     if not grads:
         return torch.zeros_like(pos)
     return grads[0] if len(grads) == 1 else torch.cat(grads)
+
+
+def _corners_backward_of_block(
+    grad_weight: Tensor, pos: Tensor, block: Block, border: bool
+) -> Tensor:
+    pos = pos[block.receivers, :, block.samples]
+    if block.is_empty:
+        return torch.zeros_like(pos)
+    grad_weight = grad_weight[block.receivers, :, :, block.samples]
+    return corners_backward_in_map(grad_weight, pos, block.shape, border)
 
 
 def corners_backward_in_map(

@@ -14,7 +14,7 @@ from torch_geometric.data import Data
 
 from dyngraph import multilinear
 from dyngraph.grid import Grid
-from dyngraph.multilinear import Maps
+from dyngraph.multilinear import Level, Maps
 
 PADDING_MODES = ("zeros", "border")
 
@@ -87,13 +87,17 @@ class Neighborhood:
             are refused: a bfloat16 coordinate on a map 129 nodes wide is off by up to 0.12 nodes.
         padding_mode: ``"zeros"``: corners outside the map weigh 0, as in deformable convolution.
             ``"border"``: positions are clamped to the map.
-        receiver: The grid of the N nodes that listen, with as many maps as ``grid``. Defaults to
+        receiver: The grid of the N nodes that listen, with a map for each image. Defaults to
             ``grid``.
+        levels: Where each image has several sender maps, such as a feature pyramid, how many of the
+            K samples are on each. ``grid`` then has the maps image after image, and the samples
+            follow the levels. By default, an image has one map.
 
     Raises:
         TypeError: If ``pos`` is not float32 or float64.
         ValueError: If ``pos`` is of another shape, if ``padding_mode`` is unknown, the
-            grids have different numbers of maps or axes, or there is no sender node.
+            grids have different numbers of images or ``levels`` not K samples, or there is no
+            sender node.
 
     Example:
         >>> import torch
@@ -103,12 +107,19 @@ class Neighborhood:
         >>> near = Neighborhood(grid, grid.pos.unsqueeze(1) + offset)
         >>> near.pos.shape, near.edges().index.shape
         (torch.Size([20, 2, 2]), torch.Size([2, 160]))
+
+        Three queries that have a sample on a map of 4x4 nodes and two on one of 2x2:
+
+        >>> levels, queries = Grid([[4, 4], [2, 2]]), Grid([[3]])
+        >>> Neighborhood(levels, torch.rand(3, 3, 2), receiver=queries, levels=[1, 2])
+        Neighborhood(Grid([(4, 4), (2, 2)]), num_samples=3, levels=(1, 2))
     """
 
     grid: Grid
     pos: Tensor
     padding_mode: str
     receiver: Grid
+    levels: tuple[int, ...]
 
     def __init__(
         self,
@@ -117,20 +128,27 @@ class Neighborhood:
         *,
         padding_mode: str = "zeros",
         receiver: Grid | None = None,
+        levels: Sequence[int] | None = None,
     ) -> None:
         receiver = grid if receiver is None else receiver
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode: expected one of {PADDING_MODES}, got {padding_mode!r}")
-        if (receiver.batch_size, receiver.num_axes) != (grid.batch_size, grid.num_axes):
+        num_levels = 1 if levels is None else len(levels)
+        if receiver.batch_size * num_levels != grid.batch_size:
             raise ValueError(
-                f"receiver: expected {grid.batch_size} maps with {grid.num_axes} axes, "
-                f"got {receiver.batch_size} with {receiver.num_axes}"
+                f"receiver: expected a map for each of the {num_levels} maps of an image in grid, "
+                f"{grid.batch_size} in all, got {receiver.batch_size}"
             )
         n, p = receiver.num_nodes, grid.num_axes
         if pos.dim() not in (3, 4) or (pos.shape[0], pos.shape[-1]) != (n, p):
             raise ValueError(
                 f"pos: expected shape [N, K, P] = [{n}, K, {p}] or [N, G, K, P], "
                 f"got {list(pos.shape)}"
+            )
+        if levels is not None and (min(levels, default=-1) < 0 or sum(levels) != pos.shape[-2]):
+            raise ValueError(
+                f"levels: expected numbers of samples that add up to K = {pos.shape[-2]}, "
+                f"got {list(levels)}"
             )
         if grid.num_nodes == 0 and receiver.num_nodes > 0:
             raise ValueError(f"grid: expected at least one sender node, got {grid}")
@@ -141,6 +159,8 @@ class Neighborhood:
         object.__setattr__(self, "pos", pos)
         object.__setattr__(self, "padding_mode", padding_mode)
         object.__setattr__(self, "receiver", receiver)
+        levels = (pos.shape[-2],) if levels is None else tuple(levels)
+        object.__setattr__(self, "levels", levels)
 
     @property
     def num_samples(self) -> int:
@@ -159,15 +179,21 @@ class Neighborhood:
 
     @property
     def maps(self) -> list[Maps]:
-        r"""Neighbouring maps that are equal in both grids."""
-        senders, receivers = self.grid.runs, self.receiver.runs
-        if [count for count, _ in senders] == [count for count, _ in receivers]:
-            return [
-                Maps(count, math.prod(own), shape)
-                for (count, shape), (_, own) in zip(senders, receivers, strict=True)
-            ]
-        pairs = groupby(zip(self.grid.shapes, self.receiver.shapes, strict=True))
-        return [Maps(len(list(run)), math.prod(own), shape) for (shape, own), run in pairs]
+        r"""Neighbouring images whose maps are of the same sizes in both grids."""
+        if len(self.levels) == 1:
+            senders, receivers = self.grid.runs, self.receiver.runs
+            if [count for count, _ in senders] == [count for count, _ in receivers]:
+                return [
+                    Maps(count, math.prod(own), (Level(self.num_samples, shape),))
+                    for (count, shape), (_, own) in zip(senders, receivers, strict=True)
+                ]
+        shapes, step = self.grid.shapes, len(self.levels)
+        of_image = [tuple(shapes[i : i + step]) for i in range(0, len(shapes), step)]
+        pairs = groupby(zip(of_image, self.receiver.shapes, strict=True))
+        return [
+            Maps(len(list(run)), math.prod(own), tuple(map(Level, self.levels, levels)))
+            for (levels, own), run in pairs
+        ]
 
     def corners(self) -> Corners:
         r"""The corners of all samples, by standard operators.
@@ -255,12 +281,15 @@ class Neighborhood:
         r"""The samples of several neighborhoods of the same grids, one after the other.
 
         Raises:
-            ValueError: If there is none, or they differ in grids or padding.
+            ValueError: If there is none, or they differ in grids or padding, or one has several
+                levels.
         """
         if not parts:
             raise ValueError("parts: expected at least one neighborhood, got none")
         first, *others = parts
         for part in others:
+            if len(part.levels) > 1 or len(first.levels) > 1:
+                raise ValueError(f"parts: expected samples on one level, got {first} and {part}")
             same_grids = part.grid is first.grid and part.receiver is first.receiver
             same_grids = same_grids or (part.grid, part.receiver) == (first.grid, first.receiver)
             if not same_grids or part.padding_mode != first.padding_mode:
@@ -274,4 +303,5 @@ class Neighborhood:
         )
 
     def __repr__(self) -> str:
-        return f"Neighborhood({self.grid}, num_samples={self.num_samples})"
+        levels = "" if len(self.levels) == 1 else f", levels={self.levels}"
+        return f"Neighborhood({self.grid}, num_samples={self.num_samples}{levels})"

@@ -39,7 +39,7 @@ def test_a_neighborhood_is_a_value():
         with pytest.raises(AttributeError):
             setattr(near, name, None)
     near.corners()
-    assert set(vars(near)) == {"grid", "receiver", "pos", "padding_mode"}
+    assert set(vars(near)) == {"grid", "receiver", "pos", "padding_mode", "levels"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,6 +1,7 @@
 """Sampling and message passing on neighbourhoods, with interchangeable backends."""
 
 from dyngraph.ops.backend import explain_backend, use_backend
+from dyngraph.ops.multi_scale import multi_scale_deformable_attention
 from dyngraph.ops.sampled import (
     find_corners,
     interpolate,
@@ -15,6 +16,7 @@ __all__ = [
     "explain_backend",
     "find_corners",
     "interpolate",
+    "multi_scale_deformable_attention",
     "sampled_attention",
     "sampled_convolution",
     "sampled_score",

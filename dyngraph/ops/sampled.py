@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from dyngraph.derivatives import transforms_active
-from dyngraph.multilinear import index_dtype
+from dyngraph.multilinear import flatten_maps, index_dtype
 from dyngraph.neighborhood import Corners, Neighborhood
 from dyngraph.ops import along_edges, operators
 from dyngraph.ops.backend import resolve_backend
 from dyngraph.ops.kernels import load_kernels
-from dyngraph.ops.operators.corners import flatten_maps
 from dyngraph.ops.precision import accumulator
 from dyngraph.ops.project import project
 
@@ -270,14 +269,28 @@ def sampled_sum(
         )
     _check_table("value", value, near)
     _check_groups(weight.shape[1], value.shape[1], near)
-    name, corners, (value_,) = _prepare(backend, near, corners, value=value)
-    weight = weight.to(corners.weight.dtype)
-    if _in_standard_operators(name):
-        out = along_edges.sampled_sum(weight, value_, corners)
+    if corners is None:
+        out = _sum_at_positions(weight, value, near, backend)
     else:
-        by_corner = (weight.unsqueeze(2) * corners.weight).flatten(2)
-        out = operators.gather_sum(by_corner, value_, corners.index.flatten(2), name)
+        name, corners, (value_,) = _prepare(backend, near, corners, value=value)
+        weight = weight.to(corners.weight.dtype)
+        if _in_standard_operators(name):
+            out = along_edges.sampled_sum(weight, value_, corners)
+        else:
+            by_corner = (weight.unsqueeze(2) * corners.weight).flatten(2)
+            out = operators.gather_sum(by_corner, value_, corners.index.flatten(2), name)
     return out.to(value.dtype)
+
+
+def _sum_at_positions(weight: Tensor, value: Tensor, near: Neighborhood, backend: str) -> Tensor:
+    """By one operator, which finds the corners on its way."""
+    name, (value_,) = _cast(backend, near, ("sum",), value=value)
+    weight = weight.to(accumulator(value_.dtype))
+    if _in_standard_operators(name):
+        return along_edges.sampled_sum(weight, value_, _in_dtype(near.corners(), value_.dtype))
+    maps, border = flatten_maps(near.maps), near.padding_mode == "border"
+    out: Tensor = operators.sampled_sum(weight, value_, near.pos_of_groups, maps, border, name)
+    return out
 
 
 def sampled_convolution(

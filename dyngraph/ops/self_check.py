@@ -15,14 +15,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from dyngraph.multilinear import Maps
+from dyngraph.multilinear import Level, Maps
 from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.kernels.interface import Kernels
 
 _REFERENCE = "torch"
 # Sums of some thirty terms of size 1 in float32.
 _TOLERANCE = 1e-4
-_MAPS = [Maps(1, 12, (3, 4)), Maps(2, 4, (2, 5))]
+_MAPS = [Maps(1, 12, (Level(3, (3, 4)),)), Maps(2, 4, (Level(3, (2, 5)),))]
 _NODES, _SENDERS, _GROUPS, _SAMPLES, _WIDTH = 20, 32, 2, 3, 4
 
 Results = Iterator[tuple[str, Tensor]]
@@ -88,6 +88,16 @@ def _edges(kernels: Kernels, device: torch.device) -> Results:
     yield "scatter_sum", kernels.scatter_sum(weight, x, index, _SENDERS)
 
 
+def _sum(kernels: Kernels, device: torch.device) -> Results:
+    draw = _draw(device)
+    weight, table = draw(_NODES, _GROUPS, _SAMPLES), draw(_SENDERS, _GROUPS * _WIDTH)
+    pos, grad_out = 4 * draw(_NODES, 1, _SAMPLES, 2), draw(_NODES, _GROUPS * _WIDTH)
+    yield "sampled_sum", kernels.sampled_sum(weight, table, pos, _MAPS, False)
+    grads = kernels.sampled_sum_backward(grad_out, weight, table, pos, _MAPS, False, [True] * 3)
+    for name, grad in zip(("weight", "table", "pos"), grads, strict=True):
+        yield f"gradient of {name}", grad
+
+
 def _attention(kernels: Kernels, device: torch.device) -> Results:
     draw = _draw(device)
     query, grad_out = draw(_NODES, _GROUPS * _WIDTH), draw(_NODES, _GROUPS * _WIDTH)
@@ -110,7 +120,7 @@ def _draw(device: torch.device) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(shape, generator=generator).to(device)
 
 
-_CASES = {"corners": _corners, "edges": _edges, "attention": _attention}
+_CASES = {"corners": _corners, "edges": _edges, "sum": _sum, "attention": _attention}
 
 KINDS = tuple(_CASES)
 """The kinds of kernels."""

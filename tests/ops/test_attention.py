@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from dyngraph import Grid, Neighborhood, multilinear
+from dyngraph.multilinear import flatten_maps
 from dyngraph.ops import operators, sampled_attention
 from dyngraph.ops.kernels import KERNELS
-from dyngraph.ops.operators.corners import flatten_maps
 
 GROUPS = 2
 

@@ -1,10 +1,11 @@
 """Sets of kernels, by the name of their backend."""
 
-from dyngraph.ops.kernels import pytorch, triton
+from dyngraph.ops.kernels import native, pytorch, triton
 from dyngraph.ops.kernels.interface import Kernels, KernelSet
 
 KERNELS: dict[str, KernelSet] = {
     "triton": triton,
+    "native": native,
     "torch": pytorch,
 }
 """All sets, in the order in which ``"auto"`` asks what speaks against them."""

@@ -13,9 +13,10 @@ class Kernels(Protocol):
     r"""The functions that carry the operators out, without gradients of their own.
 
     N nodes listen to M senders, whose C channels are G contiguous groups. The samples are all
-    groups' (H = 1) or each group's own (H = G). Positions ``[N, H, K, P]`` are float32 or float64,
-    indices ``[N, H, L]`` or ``[N, H, 2^P, K]`` int32 or int64 and in range, weights
-    ``[N, G, L]``, attention and its bias ``[N, G, K]`` at least float32, features of one dtype.
+    groups' (H = 1) or each group's own (H = G), level after level. Positions ``[N, H, K, P]`` are
+    float32 or float64, indices ``[N, H, L]`` or ``[N, H, 2^P, K]`` int32 or int64 and in range,
+    weights ``[N, G, L]``, attention and its bias ``[N, G, K]`` at least float32, features of one
+    dtype.
     Tensors may be strided. What is read of a table without rows is 0, whatever the indices.
     """
 
@@ -42,6 +43,23 @@ class Kernels(Protocol):
 
     def scatter_sum(self, weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
         r"""``[N, G, L], [N, C], [N, H, L] -> [M, C]``, M = ``num_rows``."""
+
+    def sampled_sum(
+        self, weight: Tensor, table: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool
+    ) -> Tensor:
+        r"""``[N, G, K], [M, C], [N, H, K, P] -> [N, C]``."""
+
+    def sampled_sum_backward(
+        self,
+        grad_out: Tensor,
+        weight: Tensor,
+        table: Tensor,
+        pos: Tensor,
+        maps: Sequence[Maps],
+        border: bool,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The gradients of weight, table and pos that ``needs`` asks for, else empty."""
 
     def attention(
         self,

@@ -3,5 +3,6 @@
 from dyngraph.ops.operators.attention import attention
 from dyngraph.ops.operators.corners import corners
 from dyngraph.ops.operators.edges import gather_dot, gather_sum, scatter_sum
+from dyngraph.ops.operators.sum import sampled_sum
 
-__all__ = ["attention", "corners", "gather_dot", "gather_sum", "scatter_sum"]
+__all__ = ["attention", "corners", "gather_dot", "gather_sum", "sampled_sum", "scatter_sum"]

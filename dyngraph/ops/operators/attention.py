@@ -23,8 +23,8 @@ from torch.utils.flop_counter import register_flop_formula
 from dyngraph import multilinear
 from dyngraph.derivatives import differentiable_gradients, transforms_active
 from dyngraph.grid import Shape
+from dyngraph.multilinear import unflatten_maps
 from dyngraph.ops.kernels import load_kernels
-from dyngraph.ops.operators.corners import unflatten_maps
 from dyngraph.ops.operators.edges import gather_dot, gather_sum
 from dyngraph.ops.precision import accumulator
 
@@ -52,7 +52,7 @@ def attention(
         pos: The positions of the samples, ``[N, H, K, P]``, H = 1 or G.
         bias: ``[N, G, K]``, added to the scores, or None.
         maps: The maps that the N nodes listen to, by
-            :func:`~dyngraph.ops.operators.corners.flatten_maps`.
+            :func:`~dyngraph.multilinear.flatten_maps`.
         border: Whether positions are clamped to the map. Otherwise a corner outside weighs 0.
         groups: G, the number of channel groups.
         scale: σ, the factor of the scores.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dyngraph import multilinear
 from dyngraph.derivatives import transforms_active
-from dyngraph.multilinear import Maps
+from dyngraph.multilinear import unflatten_maps
 from dyngraph.ops.kernels import load_kernels
 
 
@@ -20,7 +20,7 @@ def corners(
 
     Args:
         pos: In units of nodes. H is the number of groups with samples of their own, else 1.
-        maps: The maps that the N nodes listen to, by :func:`flatten_maps`.
+        maps: The maps that the N nodes listen to, by :func:`~dyngraph.multilinear.flatten_maps`.
         border: Whether positions are clamped to the map. Otherwise a corner outside weighs 0.
         dtype: The dtype of indices.
         backend: Whose kernels carry it out.
@@ -36,20 +36,6 @@ def corners_backward(
     return load_kernels(backend).corners_backward(
         grad_weight, pos, unflatten_maps(maps, pos), border
     )
-
-
-def flatten_maps(maps: Sequence[Maps]) -> list[int]:
-    r"""Maps as an operator takes them: the numbers of each, its lengths last."""
-    return [
-        number for part in maps for number in (part.num_maps, part.receivers_of_map, *part.shape)
-    ]
-
-
-def unflatten_maps(numbers: Sequence[int], pos: Tensor) -> list[Maps]:
-    r"""The inverse of :func:`flatten_maps` for positions on these maps."""
-    length = 2 + pos.shape[-1]
-    parts = (numbers[start : start + length] for start in range(0, len(numbers), length))
-    return [Maps(count, receivers, tuple(shape)) for count, receivers, *shape in parts]
 
 
 @corners.register_fake

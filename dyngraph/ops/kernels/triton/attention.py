@@ -8,17 +8,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyngraph.multilinear import Maps, index_dtype
+from dyngraph.multilinear import Level, Maps, index_dtype
+from dyngraph.ops.kernels import composed
 from dyngraph.ops.kernels.triton.corners import (
     coordinates,
     corner_slopes,
     corners,
+    corners_backward,
     find_corner,
     free_gradient,
     lengths,
     load_axes,
 )
-from dyngraph.ops.kernels.triton.edges import scatter_transposed
+from dyngraph.ops.kernels.triton.edges import (
+    gather_dot,
+    gather_sum,
+    scatter_sum,
+    scatter_transposed,
+)
 from dyngraph.ops.kernels.triton.tiles import (
     add_rows,
     block_channels,
@@ -28,6 +35,9 @@ from dyngraph.ops.kernels.triton.tiles import (
     program_nodes,
 )
 from dyngraph.ops.precision import accumulator
+
+# Of samples on several levels, attention is made of these: programs work on one level alone.
+_EDGES = composed.EdgeKernels(corners, corners_backward, gather_dot, gather_sum, scatter_sum)
 
 # Numbers that differ from batch to batch, if not from launch to launch: no kernel of its own for
 # each that happens to be 1 or a multiple of 16.
@@ -55,6 +65,11 @@ def attention(
     keep_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """In one pass over the samples, whose corners are computed on the way; nothing is kept."""
+    if any(len(part.levels) > 1 for part in maps):
+        out, alpha = composed.attention(
+            _EDGES, query, key, value, pos, bias, maps, border, groups, scale
+        )
+        return out, alpha, alpha.new_empty(0)
     table = key if value is None else value
     out = table.new_zeros(len(query), table.shape[1])
     shape = (len(query), groups, pos.shape[2])
@@ -84,6 +99,11 @@ def attention_backward(
     table = key if value is None else value
     if grad_out is None:
         grad_out = table.new_zeros(len(query), table.shape[1])
+    if any(len(part.levels) > 1 for part in maps):
+        return composed.attention_backward(
+            _EDGES, grad_out, grad_alpha, query, key, value, pos, alpha, maps, border, groups,
+            scale, needs,
+        )  # fmt: skip
     needs_query, needs_key, needs_value, needs_pos, needs_bias = needs
     atomic = not torch.are_deterministic_algorithms_enabled()
     grad_query = torch.zeros_like(query, memory_format=torch.contiguous_format)
@@ -176,7 +196,8 @@ def _places(pos: Tensor, maps: Sequence[Maps], border: bool) -> Iterator[dict[st
             yield _place(pos, part, border, first_node, first_row)
         elif part.num_receivers:
             # No map to read: outside of a map of one node, samples contribute 0 as well.
-            one_node = Maps(1, part.num_receivers, (1,) * len(part.shape))
+            level = Level(pos.shape[2], (1,) * pos.shape[3])
+            one_node = Maps(1, part.num_receivers, (level,))
             yield _place(torch.full_like(pos, 2), one_node, False, first_node, 0)
         first_node += part.num_receivers
         first_row += part.num_senders
@@ -185,18 +206,19 @@ def _places(pos: Tensor, maps: Sequence[Maps], border: bool) -> Iterator[dict[st
 def _place(
     pos: Tensor, maps: Maps, border: bool, first_node: int, first_row: int
 ) -> dict[str, Any]:
-    length_0, length_1, length_2 = lengths(maps.shape)
+    (level,) = maps.levels
+    length_0, length_1, length_2 = lengths(level.shape)
     return {
         "pos": pos,
         "own": pos.shape[1],
         "first_node": first_node,
         "num_nodes": maps.num_receivers,
         "first_row": first_row,
-        "nodes_of_map": maps.receivers_of_map,
+        "nodes_of_map": maps.receivers_of_image,
         "length_0": length_0,
         "length_1": length_1,
         "length_2": length_2,
-        "num_axes": len(maps.shape),
+        "num_axes": pos.shape[3],
         "border": border,
     }
 

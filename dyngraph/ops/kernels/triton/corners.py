@@ -1,13 +1,15 @@
 """The kernels of :mod:`dyngraph.ops.operators.corners`."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from dyngraph.multilinear import Maps, corners_of_nothing, parts_of
+from dyngraph.multilinear import Block, Maps, blocks_of, corners_of_nothing
 from dyngraph.ops.kernels.triton.tiles import device
 
 # Samples of a program.
@@ -20,48 +22,53 @@ def corners(
     num_nodes, groups, num_samples, num_axes = pos.shape
     weight = pos.new_empty(num_nodes, groups, 2**num_axes, num_samples)
     index = torch.empty_like(weight, dtype=dtype)
-    for part, rows, sender in parts_of(maps):
-        if part.num_senders == 0:
-            index[rows], weight[rows] = corners_of_nothing(pos[rows], dtype)
-        elif num_rows := part.num_receivers * groups * num_samples:
-            with device(pos):
-                _corners_kernel[(triton.cdiv(num_rows, _BLOCK),)](
-                    pos[rows].contiguous(),
-                    index[rows],
-                    weight[rows],
-                    num_rows,
-                    num_samples,
-                    part.receivers_of_map * groups,
-                    sender,
-                    *lengths(part.shape),
-                    num_axes,
-                    border,
-                    _BLOCK,
-                )
+    pos = pos.contiguous()
+    for block in itertools.chain(*blocks_of(maps)):
+        at = block.receivers, slice(None), slice(None), block.samples
+        if block.is_empty:
+            index[at], weight[at] = corners_of_nothing(
+                pos[block.receivers, :, block.samples], dtype
+            )
+        else:
+            _launch(_corners_kernel, pos, block, border, index, weight)
     return index, weight
 
 
 def corners_backward(
     grad_weight: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool
 ) -> Tensor:
-    _, groups, num_samples, num_axes = pos.shape
     grad_pos = torch.zeros_like(pos, memory_format=torch.contiguous_format)
-    for part, rows, _ in parts_of(maps):
-        num_rows = part.num_receivers * groups * num_samples
-        if part.num_senders and num_rows:
-            with device(pos):
-                _corners_backward_kernel[(triton.cdiv(num_rows, _BLOCK),)](
-                    grad_weight[rows].contiguous(),
-                    pos[rows].contiguous(),
-                    grad_pos[rows],
-                    num_rows,
-                    num_samples,
-                    *lengths(part.shape),
-                    num_axes,
-                    border,
-                    _BLOCK,
-                )
+    grad_weight, pos = grad_weight.contiguous(), pos.contiguous()
+    for block in itertools.chain(*blocks_of(maps)):
+        if not block.is_empty:
+            _launch(_corners_backward_kernel, pos, block, border, grad_weight, grad_pos)
     return grad_pos
+
+
+def _launch(kernel: Any, pos: Tensor, block: Block, border: bool, *tensors: Tensor) -> None:
+    """Runs a kernel for the samples of a block."""
+    _, groups, num_samples, num_axes = pos.shape
+    first, end, _ = block.samples.indices(num_samples)
+    rows = block.maps.num_receivers * groups
+    if not rows * (end - first):
+        return
+    with device(pos):
+        kernel[(triton.cdiv(rows * (end - first), _BLOCK),)](
+            pos,
+            *tensors,
+            rows * (end - first),
+            (block.receivers.start or 0) * groups,
+            first,
+            end - first,
+            num_samples,
+            block.maps.receivers_of_image * groups,
+            block.first_sender,
+            block.maps.senders_of_image,
+            *lengths(block.shape),
+            num_axes,
+            border,
+            _BLOCK,
+        )
 
 
 def lengths(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -75,10 +82,14 @@ def _corners_kernel(
     pos,
     index,
     weight,
-    num_rows,
+    num_places,
+    first_row,
+    first_sample,
+    samples_of_level,
     num_samples,
-    rows_of_map,
+    rows_of_image,
     first_sender,
+    senders_of_image,
     length_0,
     length_1,
     length_2,
@@ -86,26 +97,33 @@ def _corners_kernel(
     border: tl.constexpr,
     block: tl.constexpr,
 ):
-    sample, live = _samples(num_rows, block)
+    place, live = _places(num_places, block)
     # A row for each node, or for each group of a node.
-    row, k = sample // num_samples, sample % num_samples
+    row, k = place // samples_of_level, first_sample + place % samples_of_level
+    image, row = row // rows_of_image, first_row + row
     shape = (length_0, length_1, length_2)
-    axes = load_axes(pos, sample, live, shape, num_axes, border)
+    axes = load_axes(pos, row * num_samples + k, live, shape, num_axes, border)
     for c in tl.static_range(2**num_axes):
-        sender, factor = find_corner(axes, shape, row // rows_of_map, c, num_axes)
-        sender += first_sender
-        place = (row * 2**num_axes + c) * num_samples + k
-        tl.store(index + place, sender.to(index.dtype.element_ty), live)
-        tl.store(weight + place, factor, live)
+        sender, factor = find_corner(axes, shape, 0, c, num_axes)
+        sender += first_sender + image * senders_of_image
+        at = (row * 2**num_axes + c) * num_samples + k
+        tl.store(index + at, sender.to(index.dtype.element_ty), live)
+        tl.store(weight + at, factor, live)
 
 
 @triton.jit
 def _corners_backward_kernel(
-    grad_weight,
     pos,
+    grad_weight,
     grad_pos,
-    num_rows,
+    num_places,
+    first_row,
+    first_sample,
+    samples_of_level,
     num_samples,
+    rows_of_image,
+    first_sender,
+    senders_of_image,
     length_0,
     length_1,
     length_2,
@@ -113,23 +131,24 @@ def _corners_backward_kernel(
     border: tl.constexpr,
     block: tl.constexpr,
 ):
-    sample, live = _samples(num_rows, block)
-    row, k = sample // num_samples, sample % num_samples
+    place, live = _places(num_places, block)
+    row, k = first_row + place // samples_of_level, first_sample + place % samples_of_level
+    sample = row * num_samples + k
     shape = (length_0, length_1, length_2)
     axes = load_axes(pos, sample, live, shape, num_axes, border)
-    place, there = coordinates(sample, live, num_axes)
-    total = tl.zeros(place.shape, pos.dtype.element_ty)
+    at, there = coordinates(sample, live, num_axes)
+    total = tl.zeros(at.shape, pos.dtype.element_ty)
     for c in tl.static_range(2**num_axes):
         upstream = tl.load(grad_weight + (row * 2**num_axes + c) * num_samples + k, live, other=0)
         total += upstream[:, None] * corner_slopes(axes, c, num_axes)
-    tl.store(grad_pos + place, free_gradient(total, axes, num_axes, border), there)
+    tl.store(grad_pos + at, free_gradient(total, axes, num_axes, border), there)
 
 
 @triton.jit
-def _samples(num_rows, block: tl.constexpr):
+def _places(num_places, block: tl.constexpr):
     """The samples of this program, numbered through all rows, and which of them there are."""
-    sample = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    return sample, sample < num_rows
+    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    return place, place < num_places
 
 
 @triton.jit
