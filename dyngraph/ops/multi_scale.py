@@ -33,8 +33,8 @@ def multi_scale_deformable_attention(
     .. math::
         \mathbf{y}_{q,m} = \sum_{l,p} A_{mlqp} \, \mathbf{v}^l_m(\phi_l(\hat{\mathbf{p}}_{mlqp}))
 
-    where :math:`\phi_l` scales locations to the map of level l, whose corners are 0 and 1, and whose
-    nodes are the centres of its pixels. What is sampled outside of a map is 0.
+    where :math:`\phi_l` scales locations, from 0 to 1, to the map of level l. Nodes are the centres
+    of its pixels, and what is sampled outside of it is 0.
 
     Args:
         value: ``[B, S, heads, d]``, the maps of each image, level after level, row-major.
@@ -73,7 +73,7 @@ def multi_scale_deformable_attention(
     """
     shapes = _shapes(value_spatial_shapes)
     _check(value, shapes, sampling_locations, attention_weights)
-    batch_size, num_senders, heads, channels = value.shape
+    batch_size, _, heads, channels = value.shape
     num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
     name = resolve_backend(backend, value.device, ("sum",))
     dtype = accumulator(value.dtype)
