@@ -1,10 +1,10 @@
-"""What arguments have to be."""
+"""Checks of arguments."""
 
 from __future__ import annotations
 
 
 def check_at_least(least: float, **values: float) -> None:
-    r"""Checks numbers, given by the names of their arguments.
+    r"""Checks numbers, given by argument name.
 
     Raises:
         ValueError: If one is smaller. The error names it.

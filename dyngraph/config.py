@@ -16,14 +16,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
     r"""Reads a YAML file, and the file that it inherits from first.
 
     ``inherit: base.yaml``, relative to the file, takes all settings of another file. Settings of
-    this one replace them one by one; but where it names another ``class_path``, the arguments of
-    the former class are dropped.
+        this one replace them one by one; but where it names another ``class_path``, the arguments
+        of the inherited class are dropped.
 
     Raises:
         OSError: If a file is missing or cannot be read.
         ValueError: If a file is no YAML mapping, inherits from itself, or is larger than any
-            configuration: of more than 1 MB, of more than 10,000 values where aliases are written
-            out, or nested deeper than 50.
+            configuration: more than 1 MB, more than 10,000 values with aliases written out, or
+            nested deeper than 50.
     """
     return _read(Path(path), ())
 
@@ -57,7 +57,7 @@ def _check_size(path: Path, text: str) -> None:
     if len(text) > _MAX_BYTES:
         raise ValueError(f"{path}: expected at most {_MAX_BYTES} bytes")
     sizes: dict[str, int] = {}
-    # The anchor of each open collection, and its values so far; around them, the whole file.
+    # The anchor of each open collection and its values so far; the first is the whole file.
     opened: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         size = 0
@@ -69,7 +69,7 @@ def _check_size(path: Path, text: str) -> None:
             if anchor is not None:
                 sizes[anchor] = size
         elif isinstance(event, yaml.AliasEvent):
-            # An alias of what is still open would be inside itself.
+            # An alias of a collection that is still open would be inside itself.
             if any(anchor == event.anchor for anchor, _ in opened):
                 raise ValueError(f"{path}: *{event.anchor}: expected no value inside itself")
             size = sizes.get(event.anchor, 1)

@@ -1,4 +1,4 @@
-"""Derivatives that PyTorch does not take of an operator by itself."""
+"""Derivatives of operators that PyTorch does not compute by itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,13 @@ from torch.autograd import forward_ad
 
 
 def transforms_active() -> bool:
-    r"""Whether a transform of :mod:`torch.func` or a level of dual numbers is entered.
+    r"""Whether a transform of :mod:`torch.func` or a level of dual numbers is active.
 
-    An operator of :mod:`torch.library` is opaque to both: it would drop tangents without a word. So
-    the operators of :mod:`dyngraph.ops` then are the same formulas in standard operators.
+    An operator of :mod:`torch.library` is opaque to both: it would silently drop tangents. So the
+    operators of :mod:`dyngraph.ops` then run the same formulas in standard operators.
     """
-    # No public function tells; these are what `torch.autograd.Function` and `make_dual` ask.
+    # No public function says; these are the ones that `torch.autograd.Function` and `make_dual`
+    # use.
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -27,7 +28,8 @@ def differentiable_gradients(
     """The gradients of a function of ``inputs``, themselves differentiable."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Views, so that an input that depends on another is not followed to it.
+        # Views, so that the gradient of an input that depends on another doesn't flow into the
+        # other.
         views: list[Any] = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
         pairs = zip(formula(*views), grad_outputs, strict=True)
         outputs, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    r"""Evaluation mode without gradients. At the end, each module has the mode that it had."""
+    r"""Evaluation mode without gradients. At the end, each module gets its old mode back."""
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():

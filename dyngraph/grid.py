@@ -16,7 +16,7 @@ FeatureMaps = Tensor | Sequence[Tensor]
 
 
 class Run(NamedTuple):
-    r"""Neighbouring maps of one size."""
+    r"""Consecutive maps of one size."""
 
     num_maps: int
     shape: Shape
@@ -34,15 +34,16 @@ class Grid:
 
     A value: it can't be changed, and two grids are equal if their maps have the same sizes.
 
-    Nodes are numbered map after map and row-major inside a map. Neighbouring maps of equal size
-    form a :class:`Run`; a batch ``[B, C, *spatial]`` is a single run.
+    Nodes are numbered map after map and row-major inside a map. Consecutive maps of equal size form
+    a :class:`Run`; a batch ``[B, C, *spatial]`` is a single run.
 
     Args:
         sizes: The ``[B, P]`` spatial sizes of the maps, P in {1, 2, 3}, or at least one
-            :class:`Run`. Inside a compiled or exported function, lists or tuples of Python's
+            :class:`Run`. Inside a compiled or exported function, lists or tuples of Python
             integers, which may be symbols.
         device: Where :attr:`sizes`, :attr:`ptr`, :attr:`batch` and :attr:`pos` are created.
-            Defaults to the device of ``sizes``, or PyTorch's default device if they are no tensor.
+            Defaults to the device of ``sizes``, or PyTorch's default device if they are not a
+            tensor.
 
     Raises:
         TypeError: If ``sizes`` are not integers.
@@ -60,7 +61,7 @@ class Grid:
     """
 
     runs: tuple[Run, ...]
-    """At least one: a grid of no maps has a run of none."""
+    """At least one: a grid without maps has an empty run."""
     device: torch.device
 
     def __init__(
@@ -72,7 +73,7 @@ class Grid:
         if device is None:
             # `torch.get_default_device` can't be compiled.
             device = sizes.device if isinstance(sizes, Tensor) else torch.empty(0).device
-        # The way to set the attributes of a frozen object.
+        # How to set the attributes of a frozen object.
         object.__setattr__(self, "runs", _runs_of(sizes))
         object.__setattr__(self, "device", torch.device(device))
 
@@ -190,7 +191,7 @@ class Grid:
                 f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
             )
         lengths = [run.num_nodes for run in self.runs]
-        # A single part needs no split, whose gradient would be a copy.
+        # A single part is not split: the gradient of a split would be a copy.
         parts = [x] if len(self.runs) == 1 else x.split(lengths)
         return [
             part.view(count, *shape, x.shape[1]).movedim(-1, 1)
@@ -222,7 +223,7 @@ class Grid:
         return Grid(runs, device=self.device)
 
     def split(self, num_nodes: int) -> list[Grid]:
-        r"""Parts of consecutive maps: of at most ``num_nodes`` nodes, or of a single map, each."""
+        r"""Parts of consecutive maps, each of at most ``num_nodes`` nodes or of a single map."""
         parts: list[list[Shape]] = []
         space = 0
         for shape in self.shapes:
@@ -234,10 +235,10 @@ class Grid:
         return [Grid(part, device=self.device) for part in parts]
 
     def size(self, dim: int | None = None) -> NoReturn:
-        r"""A grid has no edges to count, which is what PyG's explainers ask of a graph.
+        r"""PyG's explainers count the edges of a graph, but a grid has none.
 
         Raises:
-            TypeError: Always. It says how to explain the graph that a layer samples.
+            TypeError: Always, saying how to explain the graph that a layer samples.
         """
         raise TypeError(
             "edge_index: expected edges, got a Grid. Explain the graph that the layer samples: "
@@ -274,7 +275,7 @@ def _runs_of(sizes: Tensor | Sequence[Sequence[int]] | Sequence[Run]) -> tuple[R
             raise ValueError(f"sizes: expected shape [B, P], got {list(table.shape)}")
         if table.dtype.is_floating_point or table.dtype.is_complex or table.dtype == torch.bool:
             raise TypeError(f"sizes: expected integers, got {table.dtype}")
-        # Without maps, the number of axes is all that there is to know.
+        # Without maps, the number of axes is all there is to know.
         runs = _join([tuple(row) for row in table.tolist()]) or (Run(0, (1,) * table.shape[1]),)
     num_axes = {len(run.shape) for run in runs}
     if len(num_axes) > 1 or not num_axes <= {1, 2, 3}:
@@ -295,7 +296,7 @@ def _are_runs(sizes: object) -> TypeGuard[Sequence[Run]]:
 
 
 def _are_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
-    """Whether sizes are lists or tuples of Python's integers, all of one length."""
+    """Whether sizes are lists or tuples of Python integers, all of one length."""
     if not isinstance(sizes, (list, tuple)) or not sizes:
         return False
     return all(
@@ -307,8 +308,8 @@ def _are_rows_of_ints(sizes: object) -> TypeGuard[Sequence[Sequence[int]]]:
 
 
 def _join(shapes: Sequence[Shape]) -> tuple[Run, ...]:
-    """Neighbouring maps of one shape, together."""
-    # Not by `groupby`, which can't be compiled for sizes that are symbols.
+    """Runs of consecutive maps of one shape."""
+    # Not with `groupby`, which can't be compiled for sizes that are symbols.
     runs: list[Run] = []
     for shape in shapes:
         if runs and runs[-1].shape == shape:
@@ -331,7 +332,7 @@ class GridData(Data):
         r"""The node layout.
 
         Raises:
-            ValueError: If nodes were added or removed, so that they are no feature map any more.
+            ValueError: If nodes were added or removed, so that they no longer form a feature map.
         """
         grid = Grid(self.map_size)
         if grid.num_nodes != self.num_nodes:
@@ -350,7 +351,8 @@ def to_graph(maps: FeatureMaps) -> Batch:
             differ.
 
     Returns:
-        A batch of a graph a map: ``x [N, C]``, ``pos [N, P]``, ``batch``, ``ptr`` and ``grid``.
+        A batch with one graph per map: ``x [N, C]``, ``pos [N, P]``, ``batch``, ``ptr`` and
+        ``grid``.
 
     Raises:
         TypeError: If ``maps`` is neither a tensor nor a list of tensors.
@@ -383,7 +385,7 @@ def to_feature_map(graph: Data) -> Tensor | list[Tensor]:
 
     Raises:
         TypeError: If ``graph`` has no grid.
-        ValueError: If its nodes are no feature map any more.
+        ValueError: If its nodes no longer form a feature map.
 
     Example:
         >>> import torch

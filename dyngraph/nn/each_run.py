@@ -1,4 +1,4 @@
-"""Functions of batches, on maps of different sizes."""
+"""Applying functions of batches to maps of different sizes."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,10 @@ from dyngraph.grid import Grid
 
 
 def each_run(function: Callable[[Tensor], Tensor], x: Tensor, grid: Grid) -> Tensor:
-    r"""A function of batches of maps of one size, on each run of equal maps.
+    r"""Applies a function of batches to each run of maps of one size.
 
     Args:
-        function: From ``[B, C, *spatial]`` to ``[B, C', *spatial]``, one that treats each map
-            alone.
+        function: From ``[B, C, *spatial]`` to ``[B, C', *spatial]``, treating each map separately.
         x: Node features ``[N, C]``.
         grid: Their layout.
 

@@ -7,7 +7,7 @@ from dyngraph.ops.project import project
 
 
 class NodeLinear(Linear):
-    r"""PyG's linear layer by :func:`~dyngraph.ops.project.project`."""
+    r"""PyG's linear layer, computed by :func:`~dyngraph.ops.project.project`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return project(x, self.weight, self.bias)

@@ -18,13 +18,14 @@ class RelativePosition(nn.Module):
 
     From the released code of "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI
     2022, `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__). It adds the term of the height
-    transposed, at (x, y) instead of (y, x), and published weights rely on it. As the released
-    detection code does, the tables :math:`\mathbf{w}` and :math:`\mathbf{h}` are resized to maps of
-    another size, and the transposed term ``[W, H]`` to ``[H, W]``, both by linear interpolation.
+    transposed, at (x, y) instead of (y, x), and published weights rely on it. As in the released
+    detection code, for maps of another size the tables :math:`\mathbf{w}` and :math:`\mathbf{h}`
+    are resized, and so is the transposed term, from ``[W, H]`` to ``[H, W]``, both by linear
+    interpolation.
 
     Args:
         channels: d, the channels of the queries.
-        map_size: The size ``(height, width)`` of maps for which no table is resized.
+        map_size: The size ``(height, width)`` of maps for which the tables are not resized.
         num_samples: K.
 
     Raises:
@@ -64,7 +65,7 @@ class RelativePosition(nn.Module):
 
     def _scores(self, query: Tensor, batch: int, shape: Shape) -> Tensor:
         """Scores ``[B H W, G, K]`` of queries ``[B H W, G, d]``."""
-        # Interpolation refuses maps without nodes; they have no scores either.
+        # Interpolation refuses maps without nodes, which have no scores either.
         if query.numel() == 0:
             return query.new_zeros(*query.shape[:2], self.num_samples)
         height, width = shape
@@ -84,7 +85,7 @@ class RelativePosition(nn.Module):
         """Scores ``[B H W, K]`` of rows of maps ``[B H, W, d]``."""
         along_width = (rows.transpose(0, 1) @ rel_width).transpose(0, 1)
         along_height = (rows @ rel_height).unflatten(0, (batch, -1))
-        # Not only where sizes differ: an exported program has no such choice.
+        # Even if sizes agree: an exported program cannot choose.
         size = along_height.shape[1:3]
         resized: Tensor = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
         scores: Tensor = along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)

@@ -15,9 +15,9 @@ class CrissCrossSampler(Sampler):
 
     From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019,
     `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Sect. 3.2. A node listens to itself
-    once, then to the others of its line along each axis, from the next one around the end of the
-    map: :math:`K = 1 + \sum_a (L_a - 1)` on a map of lengths L, so that the maps of a grid must
-    have one size.
+    once, then to the other nodes of its line along each axis, starting at the next one and wrapping
+    around at the end of the map: :math:`K = 1 + \sum_a (L_a - 1)` on a map of lengths L, so the
+    maps of a grid must have one size.
 
     Args:
         num_axes: P, the number of spatial axes.

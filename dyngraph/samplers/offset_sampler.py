@@ -20,10 +20,10 @@ _AVG_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 class OffsetLinear(Linear):
     r"""A linear layer that predicts K offsets of P coordinates, ``[N, C] -> [N, K, P]``.
 
-    Its weights start at zero and its biases at random around the node, as a Latin hypercube: of K
-    equal parts of the range, each has one sample along each axis. With equal biases all K samples
-    of a node would get the same gradient and never separate. It computes in at least float32 under
-    any autocast.
+    Its weights start at zero and its biases at random around the node, as a Latin hypercube: along
+    each axis, each of K equal parts of the range has one sample. With equal biases all K samples of
+    a node would get the same gradient and never separate. It computes in at least float32 under any
+    autocast.
 
     Args:
         in_channels: C, or -1 to take it from the first input.
@@ -119,7 +119,7 @@ class OffsetSampler(Sampler):
         self.offset = OffsetLinear(in_channels, num_samples, num_axes, spreads)
 
     def reset_parameters(self) -> None:
-        r"""Spreads the offsets out around the node again."""
+        r"""Spreads the offsets around the node again."""
         self.offset.reset_parameters()
 
     def forward(self, x: Tensor, grid: Grid) -> Neighborhood:
@@ -162,7 +162,7 @@ def _cell_average(x: Tensor, grid: Grid, size: int) -> Tensor:
 
 
 def _pool(maps: Tensor, size: int) -> Tensor:
-    # Pooling refuses maps without nodes; they have no cells either.
+    # Pooling refuses maps without nodes, which have no cells either.
     if maps.numel() == 0:
         return maps
     shape = maps.shape[2:]

@@ -1,4 +1,4 @@
-"""What a sampler is."""
+"""The base class of samplers."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ class Sampler(nn.Module, ABC):
         r"""The samples of all nodes.
 
         Args:
-            x: Node features ``[N, C]``. Samplers that look at a node alone also take groups of
-                channels ``[N, G, C / G]``, of which each then has samples of its own.
+            x: Node features ``[N, C]``. Samplers that look only at the node itself also take groups
+                of channels ``[N, G, C / G]``, each of which then has its own samples.
             grid: Their layout.
 
         Raises:
-            ValueError: If ``grid`` does not have ``num_axes`` axes or ``x`` not a row a node.
+            ValueError: If ``grid`` does not have ``num_axes`` axes, or ``x`` one row per node.
         """
 
     def check_nodes(self, x: Tensor, grid: Grid, *, takes_groups: bool = False) -> None:
-        r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a fitting grid.
+        r"""Raises a :class:`ValueError` unless ``x`` ``[N, C]`` are the nodes of a suitable grid.
 
         Or ``[N, G, C / G]``, if the sampler ``takes_groups``.
         """

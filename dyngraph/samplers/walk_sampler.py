@@ -90,7 +90,7 @@ class WalkSampler(DilatedSampler):
         return walks.view(-1, self.num_samples, self.num_axes)
 
     def _convolve(self, maps: Tensor) -> Tensor:
-        # Convolutions refuse maps without nodes; they have no walks either.
+        # Convolutions refuse maps without nodes, which have no walks either.
         if maps.numel() == 0:
             return maps.new_zeros(len(maps), self.walk.out_channels, *maps.shape[2:])
         weight = self.walk.weight.to(maps.dtype)

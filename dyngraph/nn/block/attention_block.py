@@ -21,7 +21,7 @@ class AttentionBlock(FeatureMapBlock):
         conv: The attention layer.
         fusion: ``"sum"`` or ``"concat"``.
         zero_init: Whether :math:`W_y` starts at zero. With ``"sum"`` the block is then exactly the
-            identity, to be inserted into a pretrained network.
+            identity, so it can go into a pretrained network.
 
     Raises:
         ValueError: If ``fusion`` is unknown.

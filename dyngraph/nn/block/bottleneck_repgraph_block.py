@@ -31,7 +31,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
     Args:
         in_channels: C, the channels of the feature maps.
         hidden_channels: The channels of the reduced map. Defaults to a quarter of C.
-        num_samples: S, the number of representative nodes of a node.
+        num_samples: S, the number of representative nodes per node.
         groups: The number of contiguous channel groups, each with its own attention.
         cell_size: The length of the cells of nodes that share their samples.
         num_axes: The number of spatial axes of the feature maps.
@@ -39,8 +39,8 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         zero_init: Whether the last batch normalisation starts at zero and the last ReLU is left
             out, so that a ``"sum"`` block starts as the identity.
         spread: The largest initial offset of a sample, in nodes, along all axes or along each of
-            them. A sample learns to move only from where it is: choose about the distance to what
-            should be found, and no more than the size of the maps.
+            them. A sample only learns from its surroundings: choose about the distance to what it
+            should find, and no more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:
@@ -95,7 +95,7 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         self._init_norm()
 
     def _init_norm(self) -> None:
-        # Not the weights W_e as well: with both at zero neither would ever get a gradient.
+        # Not W_e as well: with both at zero neither would ever get a gradient.
         if self.zero_init:
             nn.init.zeros_(self.norm_expand.weight)
 
@@ -119,7 +119,7 @@ def _relu(x: Tensor) -> Tensor:
 
 
 def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:
-    """The normalised linear map; in evaluation as one map, which saves a pass over memory."""
+    """Linear map and normalisation; in evaluation as one map, which saves a pass over memory."""
     if norm.training or not isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm)):
         out: Tensor = norm(linear(x))
         return out

@@ -21,7 +21,7 @@ class ChannelAttentionBlock(ScaledBlock):
     From "Dual Attention Network for Scene Segmentation" (CVPR 2019,
     `arXiv:1809.02983 <https://arxiv.org/abs/1809.02983>`__), Eq. 3-4, where :math:`\mathbf{x}_c`
     is channel c of all nodes of a map. The released code attends to the *least* similar channels
-    instead: it turns the sign of the scores. The scale γ starts at zero, so that the block starts
+    instead: it flips the sign of the scores. The scale γ starts at zero, so that the block starts
     as the identity. Scores, sums over a whole map, are computed in at least float32 under any
     autocast.
 

@@ -1,4 +1,4 @@
-"""Memory for time: blocks that keep nothing but their input for the backward pass."""
+"""Trading time for memory: blocks that keep only their input for the backward pass."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,20 @@ from torch.utils.checkpoint import checkpoint
 
 from dyngraph.grid import Grid
 
-# Nodes that are computed at a time. A CPU keeps what it has just computed of few in its caches; a
-# GPU needs many to have enough to do.
+# Nodes that are computed at a time: few on a CPU, so that intermediate results stay in its caches;
+# many on a GPU, to keep it busy.
 _NODES_ON_CPU = 2**12
 _NODES = 2**16
 
 
 def checkpoint_maps(function: Callable[[Tensor, Grid], Tensor], x: Tensor, grid: Grid) -> Tensor:
-    r"""A function of nodes ``[N, C]`` and their grid, a few maps at a time.
+    r"""Calls a function of nodes ``[N, C]`` and their grid for a few maps at a time.
 
-    All that a part keeps is its input: the backward pass computes the rest again. Without gradients
-    and in a program that is traced, the function is called once, on all maps.
+    Each part keeps only its input: the backward pass recomputes the rest. Without gradients and in
+    a program that is traced, the function is called once, on all maps.
 
     Args:
-        function: One that treats each map alone.
+        function: Must treat each map separately.
         x: ``[N, C]``.
         grid: The layout of the nodes.
 

@@ -11,7 +11,7 @@ from dyngraph.nn.each_run import each_run
 
 
 class CrissCrossBlock(ScaledBlock):
-    r"""Recurrent criss-cross attention on feature maps: twice, over a node's row and column.
+    r"""Recurrent criss-cross attention on feature maps: twice over a node's row and column.
 
     .. math::
         \mathbf{x}^{(t+1)}_i = \mathbf{x}^{(t)}_i + \gamma \, \tilde{\mathbf{x}}^{(t)}_i
@@ -19,8 +19,8 @@ class CrissCrossBlock(ScaledBlock):
     From "CCNet: Criss-Cross Attention for Semantic Segmentation" (ICCV 2019,
     `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Sect. 3.2-3.3. See
     :class:`~dyngraph.nn.CrissCrossConv` for :math:`\tilde{\mathbf{x}}`. All steps share their
-    weights; after two, each node of an image has heard of all. The scale γ is that of the released
-    code. It starts at zero, so that the block starts as the identity.
+    weights; after two, each node of an image has heard from all others. The scale γ comes from the
+    released code. It starts at zero, so that the block starts as the identity.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.

@@ -13,7 +13,7 @@ from dyngraph.nn.mlp import MLP
 
 
 class DGMN2Block(FeatureMapBlock):
-    r"""The transformer block of DGMN2 on feature maps, with attention to nine samples a head.
+    r"""The transformer block of DGMN2 on feature maps, with attention to nine samples per head.
 
     .. math::
         \mathbf{h} &= \mathbf{x} + \mathrm{Attention}(\mathrm{LN}(\mathbf{x})) \\
@@ -21,18 +21,18 @@ class DGMN2Block(FeatureMapBlock):
 
     From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022,
     `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__). See :class:`~dyngraph.nn.DGMN2Conv`
-    for the attention. Weights have the names of the released ones.
+    for the attention. Weights are named like the released ones.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.
         heads: The number of heads.
         map_size: The size ``(height, width)`` of maps that the tables of relative positions are
             made for. For maps of other sizes they are resized.
-        mlp_ratio: The hidden channels of the MLP for each channel.
+        mlp_ratio: The hidden channels of the MLP per channel.
         bias: Whether queries, keys, values and walks have biases.
-        drop_path: The probability of a map to lose a branch in training.
+        drop_path: The probability that a map loses a branch in training.
         checkpointing: Whether to keep only the block's input for the backward pass, which then
-            computes the rest again, a few maps at a time: memory for time.
+            recomputes the rest, a few maps at a time: less memory, more time.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:

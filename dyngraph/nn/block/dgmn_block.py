@@ -24,12 +24,12 @@ class DGMNBlock(FeatureMapBlock):
     Args:
         in_channels: C, the channels of the feature maps, and of the result.
         rates: The sampling rates: 1, 6, 12, 24, 36 on Cityscapes and 1, 4, 8, 12 on COCO.
-        groups: G, the number of channel groups with a filter of their own. 0: affinities alone.
+        groups: G, the number of channel groups, each with its own filter. 0: affinities alone.
         affinity: Whether affinities are predicted (DA).
         filters: Whether filters are predicted (DW).
         walk: Whether the samples walk away from the dilated taps (DS).
         fusion: ``"sum"``, which starts as the identity, or ``"concat"``.
-        num_steps: T, how often the nodes are updated, with the same weights.
+        num_steps: T, how many times the nodes are updated, with the same weights.
         kernel_size: The length of the kernels along each axis, odd.
         num_axes: The number of spatial axes of the feature maps.
         activation: σ, a function on node features. Defaults to the identity.
@@ -69,7 +69,7 @@ class DGMNBlock(FeatureMapBlock):
         num_steps: int = 1,
         kernel_size: int = 3,
         num_axes: int = 2,
-        # jsonargparse would take a function whose result is a class for a factory of instances.
+        # jsonargparse would mistake a function that returns a class for a factory of instances.
         activation: Callable[[Tensor], Any] | None = None,
         legacy_affinity: bool = False,
         bias: bool = False,
@@ -117,8 +117,8 @@ class DGMNBlock(FeatureMapBlock):
                 ``off_conva.weight`` and ``kernel_conva.weight`` (with walks) or ``cata.weight``
                 (without).
             rates: Its dilations.
-            groups: Its groups; the weights don't tell one group from affinities alone.
-            legacy_affinity: Whether to repeat its mistake in the fourth rate, as weights trained
+            groups: Its groups; the weights don't distinguish one group from affinities alone.
+            legacy_affinity: Whether to reproduce its mistake in the fourth rate, as weights trained
                 with it need.
 
         Raises:

@@ -9,13 +9,13 @@ from dyngraph.grid import Grid
 
 
 class DropPath(nn.Module):
-    r"""Leaves a branch out for random maps of a batch, in training.
+    r"""Drops a branch for random maps of a batch, in training.
 
-    From "Deep Networks with Stochastic Depth" (ECCV 2016). What is kept is divided by the
-    probability of being kept, so that its mean stays.
+    From "Deep Networks with Stochastic Depth" (ECCV 2016). Kept values are divided by the
+    probability of being kept, which preserves the mean.
 
     Args:
-        probability: That of a map to lose the branch.
+        probability: The probability that a map loses the branch.
 
     Raises:
         ValueError: If ``probability`` is not in [0, 1).
@@ -24,7 +24,7 @@ class DropPath(nn.Module):
     def __init__(self, probability: float) -> None:
         super().__init__()
         if not 0 <= probability < 1:
-            raise ValueError(f"drop_path: expected a probability below 1, got {probability}")
+            raise ValueError(f"drop_path: expected a probability in [0, 1), got {probability}")
         self.probability = probability
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:

@@ -1,4 +1,4 @@
-"""The way of a feature map through layers on its nodes."""
+"""The base class of blocks: feature maps through layers on their nodes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class FeatureMapBlock(nn.Module, ABC):
         r"""Runs the block on a batch ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``.
 
         Raises:
-            ValueError: If the maps do not have ``in_channels`` channels, or too few or many axes.
+            ValueError: If the maps do not have ``in_channels`` channels, or have too few or too
+                many axes.
         """
         grid = Grid.of(maps)
         channel_axis = 1 if isinstance(maps, Tensor) else 0

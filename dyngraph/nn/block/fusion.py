@@ -1,4 +1,4 @@
-"""How a block joins what it received with what it computed."""
+"""How a block joins its input with what it computed."""
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,10 @@ class Fusion(nn.Module):
 
 
 def may_overwrite(x: Tensor) -> bool:
-    r"""Whether to work in place on a result of ours.
+    r"""Whether to work in place on an intermediate result.
 
-    On a view, its gradient would be copied. A compiler reuses memory by itself.
+    Not on a view, as its gradient would be copied, nor when compiling: a compiler reuses memory by
+    itself.
     """
     if torch.compiler.is_compiling():
         return False

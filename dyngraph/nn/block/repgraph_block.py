@@ -15,7 +15,7 @@ class RepGraphBlock(AttentionBlock):
     Args:
         in_channels: C, the channels of the feature maps.
         hidden_channels: The channels of queries, keys and values. Defaults to a quarter of C.
-        num_samples: S, the number of representative nodes of a node.
+        num_samples: S, the number of representative nodes per node.
         groups: The number of contiguous channel groups, each with its own attention.
         cell_size: The length of the cells of nodes that share their samples.
         num_axes: The number of spatial axes of the feature maps.
@@ -24,8 +24,8 @@ class RepGraphBlock(AttentionBlock):
         zero_init: Whether :math:`W_y` starts at zero, so that a ``"sum"`` block starts as the
             identity.
         spread: The largest initial offset of a sample, in nodes, along all axes or along each of
-            them. A sample learns to move only from where it is: choose about the distance to what
-            should be found, and no more than the size of the maps.
+            them. A sample only learns from its surroundings: choose about the distance to what it
+            should find, and no more than the size of the maps.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`.
 
     Raises:

@@ -10,7 +10,7 @@ from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 
 
 class ScaledBlock(FeatureMapBlock):
-    r"""What a subclass computes, with a learned scale, added to the nodes.
+    r"""Adds what a subclass computes to the nodes, with a learned scale.
 
     .. math::
         \mathbf{y}_i = \mathbf{x}_i + \gamma \, \tilde{\mathbf{x}}_i

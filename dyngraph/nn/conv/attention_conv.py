@@ -51,7 +51,7 @@ class AttentionConv(MessagePassing, ABC):
         >>> from dyngraph.nn import RepGraphConv
         >>> conv, x, grid = RepGraphConv(8, 16, groups=2), torch.randn(20, 8), Grid([[4, 5]])
         >>> out, (edge_index, alpha) = conv(x, grid, return_attention_weights=True)
-        >>> edge_index.shape, alpha.shape  # nine samples a node, four corners a sample
+        >>> edge_index.shape, alpha.shape  # nine samples per node, four corners per sample
         (torch.Size([2, 720]), torch.Size([720, 2]))
     """
 
@@ -101,10 +101,10 @@ class AttentionConv(MessagePassing, ABC):
     def attend(
         self, x: PairTensor, grid: Grid, return_edges: bool
     ) -> Tuple[Tensor, Optional[WeightedGraph]]:
-        r"""Attention on a grid, and its edges with their attention if ``return_edges``."""
+        r"""Attention on a grid, with its edges and their attention if ``return_edges``."""
 
     def num_edge_samples(self, edge_sample: Tensor) -> int:
-        r"""How many samples a target's edges are numbered through."""
+        r"""How many samples ``edge_sample`` numbers."""
         return int(edge_sample.max()) + 1 if edge_sample.numel() else 0
 
     def queries_keys_values(self, x: PairTensor) -> Tuple[Tensor, Tensor, Tensor]:
@@ -167,8 +167,8 @@ class AttentionConv(MessagePassing, ABC):
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
-            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, or its weight
-                or sample no edge.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge ends at no node, or
+                there is not one weight and one sample per edge.
         """
         x = (x, x) if isinstance(x, Tensor) else x
         self.check_channels(x)
@@ -198,7 +198,7 @@ class AttentionConv(MessagePassing, ABC):
             grid: The layout of the nodes, if :meth:`position_scores` are to be added.
 
         Returns:
-            The output, and of each edge its part of its sample's attention ``[E, G]``.
+            The output, and each edge's share of its sample's attention ``[E, G]``.
         """
         edge_weight = check_edges(edge_index, x, edge_weight, edge_sample)
         num_samples = 0
@@ -228,11 +228,11 @@ class AttentionConv(MessagePassing, ABC):
             edge_index: The graph.
             edge_weight: ``[E]`` or None.
             edge_sample: ``[E]`` or None.
-            num_samples: K, how many samples ``edge_sample`` counts; 0 without it.
+            num_samples: K, how many samples ``edge_sample`` numbers; 0 without it.
             bias: ``[N, G, K]``, added to the scores, or None.
 
         Returns:
-            ``[N, C']``, and of each edge the attention of its sample ``[E, G]``.
+            ``[N, C']``, and for each edge the attention of its sample ``[E, G]``.
         """
         query, key, value = (
             part.to(accumulator(part.dtype)).unflatten(1, (self.groups, -1))
@@ -288,7 +288,7 @@ class AttentionConv(MessagePassing, ABC):
         return alpha.unsqueeze(-1) * value_j
 
     def check_channels(self, x: PairTensor) -> None:
-        r"""Raises an error unless ``x`` are node features of the layer's channels."""
+        r"""Raises an error unless ``x`` are node features with the layer's channels."""
         expected = self.in_channels
         if isinstance(expected, int):
             expected = (expected, expected)

@@ -6,7 +6,7 @@ from dyngraph.samplers import CrissCrossSampler
 
 
 class CrissCrossConv(RepGraphConv):
-    r"""The criss-cross operator: attention over the row and the column of a node.
+    r"""The criss-cross operator: attention over a node's row and column.
 
     .. math::
         \tilde{\mathbf{x}}_i = \sum_{j \in \mathrm{lines}(i)} \mathrm{softmax}_j \big(
@@ -16,8 +16,8 @@ class CrissCrossConv(RepGraphConv):
     `arXiv:1811.11721 <https://arxiv.org/abs/1811.11721>`__), Eq. 1-2: the attention of
     :class:`~dyngraph.nn.RepGraphConv` over the samples of
     :class:`~dyngraph.samplers.CrissCrossSampler`. Values are not reduced. The maps of a grid must
-    have one size. All samples are at nodes, but cost as much as others: on images, interpolation
-    from four corners makes it five times the multiply-adds of the formula.
+    have one size. All samples are at nodes but cost as much as any: on images, interpolation from
+    four corners takes five times the multiply-adds of the formula.
 
     Args:
         in_channels: C, the channels of the nodes, and of the result.

@@ -18,7 +18,7 @@ from dyngraph.samplers import LinearWalkSampler, Sampler
 
 
 class DGMN2Conv(AttentionConv):
-    r"""The attention of DGMN2: each head attends to nine samples at positions of its own.
+    r"""The attention of DGMN2: each head attends to nine samples at its own positions.
 
     .. math::
         \mathbf{y}_{i,g} = \sum_{k=1}^K \mathrm{softmax}_k \Big( \tfrac{1}{\sqrt{d}} \,
@@ -30,12 +30,12 @@ class DGMN2Conv(AttentionConv):
     `arXiv:2209.09760 <https://arxiv.org/abs/2209.09760>`__), as in its released code. Heads g are
     contiguous groups of d channels. Walks Δ are predicted from the layer's input by a linear map
     that the heads share, and b are the scores of
-    :class:`~dyngraph.nn.relative_position.RelativePosition`. The heads' results are projected once
-    more. Weights have the names of the released ones.
+    :class:`~dyngraph.nn.relative_position.RelativePosition`. A last linear map projects the heads'
+    results. Weights are named like the released ones.
 
     On an explicit :obj:`edge_index` the same heads attend along the given edges. Sample k of head g
     is the :obj:`edge_sample` number ``g K + k``; without samples, all heads attend over all edges.
-    Relative positions need to know the grid of the nodes, and count where it is given.
+    Scores of relative positions need the grid of the nodes, and are added if it is given.
 
     Args:
         in_channels: C, the channels of the nodes, and of the result.
@@ -43,16 +43,16 @@ class DGMN2Conv(AttentionConv):
         map_size: The size ``(height, width)`` of maps that the tables of relative positions are
             made for. For maps of other sizes they are resized.
         bias: Whether queries, keys, values and walks have biases.
-        sampler: Another sampler of nodes with d channels, in the place of
+        sampler: A sampler of nodes with d channels, instead of
             :class:`~dyngraph.samplers.LinearWalkSampler`.
         backend: The backend of :func:`~dyngraph.ops.sampled_attention`. ``"pyg"``: the layer makes
             the edges of its samples and passes messages along them.
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``in_channels`` is not positive (walks and relative positions are made for
-            them, so that they can't be taken from the first input), ``heads`` does not divide them,
-            ``map_size`` is not two positive lengths, or ``aggr`` is not the sum.
+        ValueError: If ``in_channels`` is not positive (it can't be taken from the first input, as
+            walks and relative positions depend on it), ``heads`` does not divide it, ``map_size``
+            is not two positive lengths, or ``aggr`` is not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
@@ -82,7 +82,7 @@ class DGMN2Conv(AttentionConv):
         **kwargs: Any,
     ) -> None:
         if in_channels < 1:
-            # Walks, relative positions and heads are made for their number.
+            # Walks, relative positions and heads depend on it.
             raise ValueError(f"in_channels: expected a positive number, got {in_channels}")
         if heads < 1 or in_channels % heads:
             raise ValueError(f"heads: expected a divisor of {in_channels} channels, got {heads}")
@@ -150,16 +150,17 @@ class DGMN2Conv(AttentionConv):
             return_attention_weights: Whether to return ``(edge_index, alpha [E, heads])`` too. A
                 sample's attention is spread over its edges by their weights, and is 0 in other
                 heads.
-            grid: The grid of the nodes of an explicit graph with ``edge_sample``, for relative
-                positions. Without it there are none.
+            grid: The grid of the nodes of an explicit graph with ``edge_sample``. Without it, no
+                scores of relative positions are added.
 
         Returns:
             ``[N, C]``.
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
-            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, its weight or
-                sample no edge, or ``grid`` is given without ``edge_sample``.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge ends at no node, there
+                is not one weight and one sample per edge, or ``grid`` is given without
+                ``edge_sample``.
         """
         if grid is not None and edge_sample is None:
             raise ValueError("grid: expected None without edge_sample, got a grid")
@@ -211,7 +212,7 @@ class DGMN2Conv(AttentionConv):
             out, alpha = self.pass_messages(
                 (query, key, value), edges.index, edges.weight, edges.sample, num_samples, bias
             )
-            # All corners of a sample have its attention, and other heads none.
+            # All corners of a sample have its attention; in other heads it is 0.
             alpha = alpha.view(len(near.pos), num_samples, 4, self.heads)[:, :, 0].sum(dim=-1)
             return out, near, alpha.unflatten(1, (self.heads, near.num_samples))
         out, alpha = sampled_attention(

@@ -39,31 +39,31 @@ class DGMNConv(MessagePassing):
         \dots] \big) \quad \text{(concat)}, \qquad \mathbf{h}^{(0)} = \mathbf{x}
 
     From "Dynamic Graph Message Passing Networks" (CVPR 2020,
-    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Eq. 2-7. Every sampling rate q has
-    its own samples, filters and affinities: see :class:`~dyngraph.nn.conv.DynamicMessage`.
+    `arXiv:1908.06955 <https://arxiv.org/abs/1908.06955>`__), Eq. 2-7. Every sampling rate q has its
+    own samples, filters and affinities: see :class:`~dyngraph.nn.conv.DynamicMessage`.
 
     On a grid the layer chooses the samples. On an explicit :obj:`edge_index` edges of the same
     target and :obj:`edge_sample` are one sample, interpolated with :obj:`edge_weight`
-    :math:`\omega`; filters and affinities are predicted from these. The graph that the layer made
-    of a grid, ``edges = conv.sample(x, grid)[1].edges()``, gives the same result.
+    :math:`\omega`; filters and affinities are predicted from these. The graph that the layer makes
+    from a grid, ``edges = conv.sample(x, grid)[1].edges()``, gives the same result.
 
     Args:
         in_channels: C, the channels of the nodes, and of the result.
         rates: The sampling rates ρ.
-        groups: G, the number of channel groups with a filter of their own. 0: affinities alone.
+        groups: G, the number of channel groups, each with its own filter. 0: affinities alone.
         affinity: Whether affinities α are predicted (DA).
         filters: Whether filters w are predicted (DW). Without filters and affinities, filters are
-            learned but the same for all nodes: deformable message passing.
+            learned but are the same for all nodes: deformable message passing.
         walk: Whether the samples walk away from the dilated taps (DS).
         fusion: ``"sum"``, with a learned :math:`\beta_q` that starts at zero, so that the layer
             starts as the identity; or ``"concat"``.
-        num_steps: T, how often the nodes are updated, with the same weights.
+        num_steps: T, how many times the nodes are updated, with the same weights.
         kernel_size: The length of the kernels along each axis, odd.
         num_axes: P, the number of spatial axes.
         activation: σ, a function on node features. Defaults to the identity, as in the released
             code.
-        samplers: Other samplers, one a rate, in the place of
-            :class:`~dyngraph.samplers.DilatedSampler` and :class:`~dyngraph.samplers.WalkSampler`.
+        samplers: Samplers, one per rate, instead of :class:`~dyngraph.samplers.DilatedSampler` and
+            :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether the fourth rate takes its affinities from the last filter group,
             as the released code does by mistake.
         bias: Whether walks and predictions have the biases of Eq. 4 and 6, which start at zero. The
@@ -73,12 +73,12 @@ class DGMNConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``in_channels`` is not positive (walks and filters are convolutions, made for
-            them, so that they can't be taken from the first input), ``groups`` does not divide
-            them, there is no rate, a rate, ``num_steps`` or ``kernel_size`` is not positive,
-            ``kernel_size`` is even, ``num_axes`` is not 1, 2 or 3, ``fusion`` is unknown, there is
-            not one of ``samplers`` for each rate, ``legacy_affinity`` has no fourth rate or no
-            filters to take affinities from, or ``aggr`` is not the sum.
+        ValueError: If ``in_channels`` is not positive (it can't be taken from the first input, as
+            walks and filters depend on it), ``groups`` does not divide it, there is no rate, a
+            rate, ``num_steps`` or ``kernel_size`` is not positive, ``kernel_size`` is even,
+            ``num_axes`` is not 1, 2 or 3, ``fusion`` is unknown, ``samplers`` are not one per rate,
+            ``legacy_affinity`` has no fourth rate or no filters to take affinities from, or
+            ``aggr`` is not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid or ``edge_index [2, E]``
@@ -216,12 +216,11 @@ class DGMNConv(MessagePassing):
             edge_weight: The interpolation weight of each edge ``[E]``. Defaults to the values of a
                 sparse matrix, else to 1.
             edge_sample: Which of its target's samples each edge belongs to, ``[E]``, as in
-                :class:`~dyngraph.Edges`: tap k of rate q is number ``q K + k``; where each step has
-                edges of its own, that of step t is ``t S K + q K + k``. A sample without edges
-                reads 0, like one outside the map. Not needed where every node has S K edges, in
-                this order.
+                :class:`~dyngraph.Edges`: tap k of rate q is number ``q K + k``, or ``t S K + q K +
+                k`` for step t if each step has its own edges. A sample without edges reads 0, like
+                one outside the map. Not needed if every node has S K edges, in this order.
             return_attention_weights: Whether to return ``(edge_index, alpha [E, G])`` of the first
-                step too: the weights of the edges in the messages. On a grid, edges are ordered by
+                step too, the weights of the edges in the messages. On a grid, edges are ordered by
                 rate, node, sample and corner.
 
         Returns:
@@ -229,9 +228,9 @@ class DGMNConv(MessagePassing):
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
-            ValueError: If ``x`` does not fit the layer or the grid, an edge no node, its weight or
-                sample no edge, samples are needed and missing, or sources and targets differ and
-                there are several steps.
+            ValueError: If ``x`` does not fit the layer or the grid, an edge ends at no node, there
+                is not one weight and one sample per edge, samples are needed but missing, or
+                sources and targets differ and there are several steps.
         """
         x = (x, x) if isinstance(x, Tensor) else x
         self._check_nodes(x)
@@ -273,8 +272,8 @@ class DGMNConv(MessagePassing):
         r"""The output, the samples of all nodes, and their weights in the messages.
 
         Returns:
-            ``[N, C]``, and of all T steps and S rates, in this order, the samples
-            ``[N, T S K, P]`` and their weights ``[N, max(G, 1), T S K]``.
+            ``[N, C]``, and for all T steps and S rates, in this order, the samples ``[N, T S K,
+            P]`` and their weights ``[N, max(G, 1), T S K]``.
         """
         x = (x, x) if isinstance(x, Tensor) else x
         self._check_nodes(x)
@@ -332,7 +331,7 @@ class DGMNConv(MessagePassing):
     def _steps(
         self, x: PairTensor, messages: Callable[[PairTensor, int], Sequence[Tensor]]
     ) -> Tensor:
-        """All updates of the nodes (Eq. 2), by what a function says are the messages."""
+        """All updates of the nodes (Eq. 2), with messages from a function."""
         h = x
         for step in range(self.num_steps):
             out = self.update_nodes(x[1], messages(h, step))

@@ -29,14 +29,14 @@ class DynamicMessage(nn.Module):
     Args:
         in_channels: C, the channels of the nodes, and of the message.
         rate: The sampling rate ρ.
-        groups: G, the number of channel groups with a filter of their own. 0: affinities alone.
+        groups: G, the number of channel groups, each with its own filter. 0: affinities alone.
         affinity: Whether affinities are predicted (DA).
         filters: Whether filters are predicted (DW). Without filters and affinities, filters are
-            learned but the same for all nodes.
+            learned but are the same for all nodes.
         walk: Whether the samples walk away from the taps (DS).
         kernel_size: The length of the kernel along each axis, odd.
         num_axes: P, the number of spatial axes.
-        sampler: Another sampler, in the place of :class:`~dyngraph.samplers.DilatedSampler` or
+        sampler: A sampler, instead of :class:`~dyngraph.samplers.DilatedSampler` or
             :class:`~dyngraph.samplers.WalkSampler`.
         legacy_affinity: Whether affinities are the softmax of the last filter group, as in the
             fourth branch of the released code.
@@ -130,10 +130,11 @@ class DynamicMessage(nn.Module):
         Args:
             x: The nodes that are sampled, ``[N, C]``.
             grid: Their layout.
-            target: The nodes that listen, ``[N, C]``, where they are not ``x``. Walks are theirs.
+            target: The nodes that listen, ``[N, C]``, if they are not ``x``. Walks are predicted
+                from them.
         """
         near = self.sampler(x if target is None else target, grid)
-        # Predictions and messages are of the same samples.
+        # Predictions and messages read the same samples.
         corners = find_corners(near, backend=self.backend)
         filters, affinity = self.predict(x, near, corners)
         weight = filters if affinity is None else filters * affinity
@@ -159,7 +160,7 @@ class DynamicMessage(nn.Module):
         return self.split(z if self.bias is None else z + self.bias)
 
     def predict_from(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
-        r"""Filters and affinities, as :meth:`predict` gives them, of samples ``[N, K, C]``."""
+        r"""Filters and affinities, as from :meth:`predict`, given samples ``[N, K, C]``."""
         if not self.predicts:
             return self.split(samples.new_empty(len(samples), 0))
         bias = None if self.bias is None else self.bias.to(samples.dtype)
@@ -186,7 +187,7 @@ class DynamicMessage(nn.Module):
 
     @property
     def num_filters(self) -> int:
-        r"""The number of channel groups with a filter of their own, at least 1."""
+        r"""The number of channel groups with their own filter, at least 1."""
         return self.groups if self.filters or not self.affinity else 1
 
     def extra_repr(self) -> str:

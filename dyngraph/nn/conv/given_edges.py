@@ -1,4 +1,4 @@
-"""Checks of graphs that are given to a layer, and of what their edges carry."""
+"""Checks of graphs passed to a layer, and of what their edges carry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def sum_messages(kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     aggr = kwargs.get("aggr", "add")
     if aggr not in ("add", "sum"):
-        raise ValueError(f"aggr: expected 'add', as the layer's formula is a sum, got {aggr!r}")
+        raise ValueError(
+            f"aggr: expected 'add' or 'sum', as the layer's formula is a sum, got {aggr!r}"
+        )
     return {**kwargs, "aggr": "add"}
 
 
@@ -46,7 +48,7 @@ def check_edges(
 ) -> OptTensor:
     r"""Checks a graph against the nodes ``x``, and returns the weights ``[E]`` of its edges.
 
-    A sparse matrix brings its values as weights if no others are given, as all over PyG.
+    The values of a sparse matrix are its weights if no others are given, as everywhere in PyG.
 
     Raises:
         TypeError: If ``edge_index`` is no graph, or ``edge_sample`` does not hold integers.
@@ -112,7 +114,7 @@ def _check_nodes(edge_index: Tensor, x: PairTensor) -> None:
 
 
 def _can_look(tensor: Tensor) -> bool:
-    # On an accelerator a look would wait for the device, and its kernels check by themselves.
+    # On an accelerator looking would wait for the device, and its kernels check by themselves.
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
         return False
     return tensor.numel() > 0
@@ -128,7 +130,7 @@ def targets(edge_index: Adj, flow: str) -> Tensor:
 
 
 def samples_in_order(index: Tensor, num_nodes: int, num_samples: int) -> Tensor | None:
-    r"""The samples ``[E]`` of edges of which every node has one per sample, in order.
+    r"""The samples ``[E]`` of edges if every node has one per sample, in order.
 
     Args:
         index: The target of each edge, ``[E]``.

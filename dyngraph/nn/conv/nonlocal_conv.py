@@ -22,8 +22,8 @@ class NonLocalConv(AttentionConv):
     `arXiv:1711.07971 <https://arxiv.org/abs/1711.07971>`__) in the notation of "Representative
     Graph Neural Network" (ECCV 2020), Eq. 1-2. On a grid it runs
     :func:`~torch.nn.functional.scaled_dot_product_attention` and never holds an ``[N, N]`` matrix,
-    unless attention weights are asked for. On a sampled graph it attends to the samples that
-    :obj:`edge_sample` numbers, from 0 to its largest number.
+    unless attention weights are asked for. On a sampled graph it attends to the samples 0 to the
+    largest number in :obj:`edge_sample`.
 
     Args:
         in_channels: The channels of the nodes, or -1 to take them from the first input. A tuple
@@ -101,7 +101,7 @@ def _dense_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _TwiceDifferentiable(torch.autograd.Function):
-    """Fused attention as it is; a gradient that is to be differentiated is the formula's."""
+    """Fused attention; a gradient that is to be differentiated comes from the formula."""
 
     @staticmethod
     def forward(ctx: Any, out: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

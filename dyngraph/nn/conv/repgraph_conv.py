@@ -24,7 +24,7 @@ class RepGraphConv(AttentionConv):
     From "Representative Graph Neural Network" (ECCV 2020), Eq. 5-9, where
     :math:`\mathbf{f}(\mathbf{p})` is multilinear interpolation.
 
-    On a grid its samples are those of ``sampler``. The graph that they make,
+    On a grid its samples come from ``sampler``. The graph that they make,
     ``edges = conv.sample(x, grid)[1].edges()``, gives the same result: ``conv(x, edges.index,
     edge_weight=edges.weight, edge_sample=edges.sample)``.
 
@@ -38,7 +38,7 @@ class RepGraphConv(AttentionConv):
             Group RepGraph).
         cell_size: The length of the cells that share their samples (the paper's Grid RepGraph).
         num_axes: The number of spatial axes.
-        sampler: Another sampler, in the place of :class:`~dyngraph.samplers.OffsetSampler`.
+        sampler: A sampler, instead of :class:`~dyngraph.samplers.OffsetSampler`.
         spread: The largest initial offset of a sample, in nodes, along all axes or along
             each of them.
         bias: Whether the projections have biases.
@@ -104,7 +104,8 @@ class RepGraphConv(AttentionConv):
         return out, edges
 
     def num_edge_samples(self, edge_sample: Tensor) -> int:
-        # Any module may be a sampler; one of another class, or for maps of any size, does not say.
+        # Any module may be a sampler; one of another class, or for maps of any size, does not say
+        # how many samples it has.
         return getattr(self.sampler, "num_samples", 0) or super().num_edge_samples(edge_sample)
 
     def sample(
