@@ -36,9 +36,8 @@ class ADE20KSegmentation(SegmentationDataset):
     r"""The images of ADE20K and the 150 classes of their pixels, sorted by file name.
 
     Files are those of the challenge: ``images/training/*.jpg`` and ``annotations/training/*.png``,
-    and the same for ``validation``. The value 0 of a label file, other, is ignored. Colours are
-    those of PASCAL VOC. What is not said here is as for
-    :class:`~dyngraph.data.SegmentationDataset`.
+    and the same for ``validation``. The value 0 of a label file, "other", is ignored. Colours are
+    those of PASCAL VOC. Everything else is as in :class:`~dyngraph.data.SegmentationDataset`.
 
     Args:
         root: The folder ``ADEChallengeData2016``.

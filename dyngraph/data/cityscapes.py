@@ -1,6 +1,6 @@
 """Cityscapes and data sets in its format, for semantic segmentation.
 
-Its files hold 34 ids, of which networks predict 19 as train ids. The table of both is that of
+Its files hold 34 ids, 19 of which networks predict as train ids. The table comes from
 :class:`torchvision.datasets.Cityscapes`.
 """
 
@@ -32,7 +32,7 @@ for _class in _CLASSES:
     ID_TO_TRAIN_ID[_class.id] = _class.train_id
 
 TRAIN_ID_TO_ID = torch.zeros(256, dtype=torch.uint8)
-"""The id of each train id, ``[256]``, uint8; 0, unlabeled, for 255 and where there is none."""
+"""The id of each train id, ``[256]``, uint8; 0, "unlabeled", for 255 and unknown ones."""
 for _class in _TRAIN_CLASSES:
     TRAIN_ID_TO_ID[_class.train_id] = _class.id
 
@@ -47,7 +47,7 @@ class CityscapesSegmentation(SegmentationDataset):
     r"""The images of Cityscapes and the train ids of their pixels, sorted by file name.
 
     Files are those of :class:`torchvision.datasets.Cityscapes`: ``leftImg8bit/<split>/<city>/`` and
-    ``gtFine/<split>/<city>/``. Classes are the train ids 0..18. What is not said here is as for
+    ``gtFine/<split>/<city>/``. Classes are the train ids 0..18. Everything else is as in
     :class:`~dyngraph.data.SegmentationDataset`.
 
     Args:
@@ -90,13 +90,13 @@ def encode_labels(ids: Tensor) -> Tensor:
 
 
 def decode_labels(train_ids: Tensor) -> Tensor:
-    r"""The Cityscapes ids of train ids: the format in which ``cityscapesscripts`` judges.
+    r"""The Cityscapes ids of train ids: the format that ``cityscapesscripts`` scores.
 
     Args:
         train_ids: Train ids 0..18 or 255, of any shape and integer dtype.
 
     Returns:
-        Ids of the shape of ``train_ids``, uint8; 0, unlabeled, for 255.
+        Ids of the shape of ``train_ids``, uint8; 0, "unlabeled", for 255.
 
     Raises:
         TypeError: If ``train_ids`` are not integers.

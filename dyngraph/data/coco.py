@@ -40,10 +40,10 @@ class CocoDetection(ImageDataset[tuple[Tensor, Target]]):
     same for ``val2017``. Images without annotations are items too. Images are upright, as viewers
     show them: turned as their EXIF orientation says. So are the sizes and objects in the file.
 
-    Not among the targets are crowd regions, and objects that can't be learnt: those whose box,
-    clipped to the image, is less than a pixel wide or high, and those whose mask has no pixel. A
-    mask of a single pixel stays. Targets don't change what
-    :func:`~dyngraph.evaluate.coco.judge_detections` judges by, which is the annotation file.
+    Targets leave out crowd regions and objects that can't be learnt: those whose box, clipped to
+    the image, is less than a pixel wide or high, and those whose mask has no pixel. A mask of a
+    single pixel stays. :func:`~dyngraph.evaluate.coco.judge_detections` scores by the annotation
+    file, whatever the targets leave out.
 
     Besides an index, ``dataset[index, seed]`` is possible: then the item's random augmentation is a
     function of the seed alone, and torch's global random state stays as it was.
@@ -75,8 +75,8 @@ class CocoDetection(ImageDataset[tuple[Tensor, Target]]):
 
     Raises:
         ValueError: If ``split`` is unknown, or the annotation file is not JSON, names no image or
-            has a broken entry. When an item is loaded: if a segmentation is broken or the image is
-            not of the size that the file says. The error names the file and the entry.
+            has a broken entry. When an item is loaded: if a segmentation is broken or the image
+            does not have the size in the file. The error names the file and the entry.
         FileNotFoundError: If the annotation file or an image that it names is missing.
         ImportError: When an item is loaded: if it has polygons and ``pycocotools`` is missing.
         OSError: When an item is loaded: if its image cannot be read or has more pixels than
@@ -115,7 +115,7 @@ class CocoDetection(ImageDataset[tuple[Tensor, Target]]):
 
     @classmethod
     def classes(cls, root: str | Path) -> CocoClasses:
-        r"""The classes, as the annotation file of ``"val"`` has them; no image has to be there."""
+        r"""The classes in the annotation file of ``"val"``; images may be missing."""
         return _classes(read_instances(cls.annotation_file(root, "val")))
 
     def __len__(self) -> int:

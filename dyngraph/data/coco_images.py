@@ -15,7 +15,8 @@ from dyngraph.data.files import MAX_PIXELS, read_rgb, read_rgb_size, turned
 class CocoImages:
     r"""The images that a file of COCO lists, sorted by id.
 
-    They are upright: turned as their EXIF orientation says. So are the sizes in the list.
+    They are upright: turned as their EXIF orientation says. Sizes in the list are those of upright
+    images.
 
     Args:
         path: The file, for errors.
@@ -29,7 +30,7 @@ class CocoImages:
         sizes: The height and width of each image, as the file says.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the list is empty.
         FileNotFoundError: If some are missing. The error names the first.
     """
 
@@ -65,14 +66,14 @@ class CocoImages:
 
         Raises:
             OSError: If it cannot be read as an image, or has more pixels than ``max_pixels``.
-            ValueError: If it is not of the size that the file says, or has values of 16 bits.
+            ValueError: If it does not have the size in the file, or has 16-bit values.
         """
         image = read_rgb(self.paths[index], self._max_pixels)
         self._check_size(index, tuple(image.shape[1:]))
         return image
 
     def check_header(self, index: int) -> None:
-        r"""Checks what can be known of an image without decoding its pixels.
+        r"""Checks what can be known about an image without decoding its pixels.
 
         Errors are those of :meth:`read`.
         """

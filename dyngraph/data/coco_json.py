@@ -15,7 +15,7 @@ _MAX_SIDE = 65535
 
 
 def read_image_info(path: Path) -> dict[str, Any]:
-    r"""Reads a file of images, with or without annotations, that nobody has vouched for.
+    r"""Reads an untrusted file of images, with or without annotations.
 
     Returns:
         The file's content, with ``"images"`` and ``"categories"``.
@@ -36,9 +36,9 @@ def read_image_info(path: Path) -> dict[str, Any]:
 
 
 def read_instances(path: Path) -> dict[str, Any]:
-    r"""Reads an annotation file of object instances that nobody has vouched for.
+    r"""Reads an untrusted annotation file of object instances.
 
-    All is checked but the segmentations, which takes as long as decoding them.
+    Everything is checked except segmentations, since checking takes as long as decoding them.
 
     Returns:
         The file's content, with ``"images"``, ``"categories"`` and ``"annotations"``.
@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_id(value: Any) -> bool:
-    r"""Whether a value from a JSON file is a number that says which entry is meant."""
+    r"""Whether a value from a JSON file can be an id: a whole number."""
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -86,7 +86,7 @@ def check_box(box: Any) -> None:
     r"""Checks a box ``[x, y, width, height]`` from a JSON file.
 
     Raises:
-        ValueError: If it's another list, or has a negative size.
+        ValueError: If it's anything else, or has a negative size.
     """
     is_box = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
     if not is_box or min(box[2:]) < 0:
@@ -117,7 +117,7 @@ def _check_entries(
 
 def _check_image(image: dict[str, Any]) -> None:
     name = image["file_name"]
-    # A list from elsewhere must not lead out of the folder.
+    # An untrusted list must not lead out of the folder.
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
         raise ValueError(f"file_name: expected the name of a file, got {shorten(name)}")
     for side in (image["height"], image["width"]):
@@ -132,7 +132,7 @@ def _check_category(category: dict[str, Any]) -> None:
 
 def _check_annotation(annotation: dict[str, Any]) -> None:
     if annotation["id"] == 0:
-        # COCO's judge takes the match of an object 0 for none.
+        # COCO's code takes a match with object 0 for no match.
         raise ValueError("id: expected a positive number, got 0")
     for field in ("image_id", "category_id"):
         if not is_id(annotation[field]):

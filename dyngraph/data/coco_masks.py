@@ -12,7 +12,7 @@ _MAX_CHARACTERS = 7
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    r"""The pixels of a segmentation that nobody has vouched for.
+    r"""The pixels of an untrusted segmentation.
 
     Args:
         segmentation: A list of polygons ``[x0, y0, x1, y1, …]`` in pixels, or a run-length encoding
@@ -41,8 +41,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 def check_segmentation(segmentation: Any, height: int, width: int) -> None:
     r"""Checks what :func:`decode_mask` takes.
 
-    ``pycocotools`` doesn't: it reads what it did not write where runs are too short, and fills the
-    memory where a polygon is too large.
+    ``pycocotools`` doesn't: it reads uninitialised memory if runs are too short, and fills the
+    memory if a polygon is too large.
 
     Raises:
         ValueError: If the segmentation is broken or not of this size.
@@ -99,13 +99,13 @@ def mask_codec() -> Any:
 
 
 def is_number(value: Any) -> bool:
-    r"""Whether a value from a JSON file is a finite number that a float32 holds."""
+    r"""Whether a value from a JSON file is a finite number that fits into a float32."""
     # Python's JSON has NaN, infinity and integers of any size.
     return type(value) in (int, float) and -3e38 < value < 3e38
 
 
 def shorten(value: Any) -> str:
-    r"""A value in an error message, which may be a large one."""
+    r"""A value, which may be large, for an error message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
@@ -114,7 +114,7 @@ def _check_polygons(polygons: list[Any], height: int, width: int) -> None:
     if not polygons:
         raise ValueError("segmentation: expected at least one polygon, got none")
     for polygon in polygons:
-        # Of four numbers, pycocotools would make a box.
+        # pycocotools would take four numbers for a box.
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             count = len(polygon) if isinstance(polygon, list) else shorten(polygon)
             raise ValueError(
@@ -144,9 +144,9 @@ def _runs(counts: Any) -> np.ndarray:
 def _decompress(counts: str) -> np.ndarray:
     r"""The runs of a compressed string.
 
-    Characters from "0" on carry six bits: five of a number, from the lowest on, and whether more
-    follow. Numbers are in two's complement. From the fourth on, they are differences to the run of
-    the same value before.
+    Characters from "0" on carry six bits: five of a number, lowest bits first, and whether more
+    follow. Numbers are in two's complement. From the fourth on, they are differences from the
+    previous run of the same value.
     """
     broken = ValueError(f"segmentation: expected compressed runs, got {shorten(counts)}")
     try:

@@ -1,4 +1,4 @@
-"""The data sets by name, and what writes small ones of their kind."""
+"""The data sets by name, and generators of small ones in their formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "folder": FolderSegmentation,
     "pascal_context": PascalContextSegmentation,
 }
-"""The data sets by name, each a class of ``root``, ``split`` and ``transform``."""
+"""The data sets by name, each a class that takes ``root``, ``split`` and ``transform``."""
 
 GENERATORS: dict[str, Callable[..., None]] = {
     "ade20k": generate_ade20k,
@@ -30,7 +30,7 @@ GENERATORS: dict[str, Callable[..., None]] = {
     "folder": generate_folder,
     "pascal_context": generate_pascal_context,
 }
-"""Functions by the same names that write a set in that one's files.
+"""Functions by the same names that write a set in that format.
 
 Each takes ``root``, ``num_train``, ``num_val``, ``seed`` and ``progress``.
 """

@@ -1,4 +1,4 @@
-"""Images and lists of names as files, and files that are whole as soon as they are there."""
+"""Reading images and lists of names, and writing files as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 MAX_PIXELS = 125_000_000
-"""The most pixels of an image by default: more than a tile of Sentinel-2, 10,980 x 10,980, or a
-photo of 108 megapixels, and 375 MB of colours."""
+"""The most pixels of an image by default: enough for a tile of Sentinel-2, 10,980 x 10,980, or a
+photo of 108 megapixels; 375 MB of colours."""
 
-# A disk, a user's share of it, or a file that cannot grow.
+# A full disk, an exceeded quota, or a file that may not grow.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _RGB_FORMATS = ("PNG", "JPEG")
@@ -42,7 +42,7 @@ _ON_THE_SIDE = (5, 6, 7, 8)
 
 
 def open_image(path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PIXELS) -> ImageFile:
-    r"""Reads the header of an image file that nobody has vouched for. Close it, or use ``with``.
+    r"""Reads the header of an untrusted image file. Close it, or use ``with``.
 
     Args:
         path: The file.
@@ -57,7 +57,7 @@ def open_image(path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PI
             is_png = file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
         if ("PNG" if is_png else "JPEG") not in formats:
             raise ValueError(f"not a {' or '.join(formats)} file")
-        # Not by Image.open, whose own limit of pixels is global, and lower than ours may be.
+        # Not with Image.open, whose own limit of pixels is global, and may be lower than ours.
         image = PngImageFile(path) if is_png else JpegImageFile(path)
     width, height = image.size
     if width * height > max_pixels:
@@ -72,7 +72,7 @@ def open_image(path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PI
 def read_image(
     path: Path, formats: tuple[str, ...], *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    r"""Reads an image file that nobody has vouched for, its pixels as they are stored.
+    r"""Reads an untrusted image file, its pixels as they are stored.
 
     Arguments and errors are those of :func:`open_image`.
     """
@@ -82,7 +82,7 @@ def read_image(
 
 
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    r"""The colours ``[3, H, W]``, uint8, of a PNG or JPEG file that nobody has vouched for.
+    r"""The colours ``[3, H, W]``, uint8, of an untrusted PNG or JPEG file.
 
     They are upright: turned as the file's EXIF orientation says, the way viewers show them.
 
@@ -104,7 +104,7 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
 def read_rgb_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     r"""The height and width of what :func:`read_rgb` returns, from the file's header alone.
 
-    Arguments and errors are those of :func:`read_rgb`, but for those of its pixels.
+    Arguments and errors are those of :func:`read_rgb`, except errors in the pixels.
     """
     with _open_rgb(path, max_pixels) as image:
         width, height = image.size
@@ -129,7 +129,7 @@ def _open_rgb(path: Path, max_pixels: int) -> ImageFile:
 
 
 def _orientation(image: ImageFile) -> Any:
-    # Without this, Pillow decodes a PNG to look for it behind the pixels.
+    # Without this, Pillow decodes a PNG to look for it after the pixels.
     if "exif" not in image.info:
         return None
     try:
@@ -150,12 +150,12 @@ def _reading(path: Path, formats: tuple[str, ...]) -> Iterator[None]:
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    r"""The names in a UTF-8 text file, without the space around them.
+    r"""The names in a UTF-8 text file, one per line, stripped.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it isn't UTF-8, has no name, has a line without a name before its last name,
-            or has a name twice.
+        ValueError: If it isn't UTF-8, has no name, has an empty line before its last name, or has a
+            name twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"root: expected the file {path}, which is missing")
@@ -173,7 +173,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         names.append(name)
         seen.add(name)
     if not names:
-        raise ValueError(f"{path}: expected a name a line, got none")
+        raise ValueError(f"{path}: expected one name per line, got none")
     return tuple(names)
 
 
@@ -193,29 +193,29 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    r"""Writes a file that is whole as soon as it is there, and its folder where it's missing.
+    r"""Writes a file as a whole or not at all, and its folder if it's missing.
 
-    Where that fails, a former file stays as it was.
+    If that fails, an existing file stays as it was.
 
     Raises:
         OSError: If it cannot be written. The error names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: what an interrupted run leaves, the next one replaces.
+    # Always the same name: the next run replaces what an interrupted one leaves.
     partial = path.with_name(f".{path.name}.partial")
     try:
         with naming(path):
             partial.write_bytes(content)
             os.replace(partial, path)
     except OSError:
-        # Half a file takes space from the next attempt.
+        # A partial file would take up space.
         partial.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    r"""Has the error of a full disk name the file; the system's own does not."""
+    r"""Makes the error of a full disk name the file, as the system's own does not."""
     try:
         yield
     except OSError as error:

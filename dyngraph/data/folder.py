@@ -1,4 +1,4 @@
-"""A folder of one's own images and masks, for semantic segmentation."""
+"""A folder of your own images and masks, for semantic segmentation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class FolderSegmentation(SegmentationDataset):
-    r"""Images and masks in folders of their own, sorted by file name.
+    r"""Your own images and masks, sorted by file name.
 
-    ``classes.txt`` holds the name of a class a line. The images of a split are the files
-    ``*.jpg``, ``*.jpeg`` and ``*.png`` in ``images/<split>`` and the folders in it. The mask of
-    ``images/<split>/<name>.jpg`` is ``masks/<split>/<name>.png``. Its values, grey or palette
+    ``classes.txt`` holds the names of the classes, one per line. The images of a split are the
+    files ``*.jpg``, ``*.jpeg`` and ``*.png`` in ``images/<split>`` and the folders in it. The mask
+    of ``images/<split>/<name>.jpg`` is ``masks/<split>/<name>.png``. Its values, grey or palette
     indices, are the classes: 0 is that of the first line; 255 is ignored. Colours are those of
-    PASCAL VOC. What is not said here is as for :class:`~dyngraph.data.SegmentationDataset`.
+    PASCAL VOC. Everything else is as in :class:`~dyngraph.data.SegmentationDataset`.
 
     Args:
         root: The folder that holds ``classes.txt``, ``images`` and ``masks``.
@@ -62,7 +62,7 @@ class FolderSegmentation(SegmentationDataset):
     def find_pairs(self, root: Path, split: str) -> Iterator[tuple[Path, Path]]:
         image_folder, label_folder = self.folders(root, split)
         for image in image_folder.rglob("*"):
-            # macOS writes ._<name> beside a file on other disks.
+            # macOS writes ._<name> beside a file on foreign disks.
             if image.suffix.lower() in _IMAGE_SUFFIXES and not image.name.startswith("._"):
                 mask = image.relative_to(image_folder).with_suffix(".png")
                 yield image, label_folder / mask

@@ -1,4 +1,4 @@
-"""What data sets share: augmentation by a seed, and checks before an item is needed."""
+"""What data sets share: augmentation by seed, and checks before an item is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item", covariant=True)
 
 
 class SeededDataset(Dataset[Item], ABC):
-    r"""Takes pairs ``(index, seed)`` besides an index.
+    r"""Takes an index, or a pair ``(index, seed)``.
 
     With a seed, the item's random augmentation is a function of the seed alone, and torch's global
     random state stays as it was.
@@ -37,26 +37,26 @@ class SeededDataset(Dataset[Item], ABC):
 
 
 class ImageDataset(SeededDataset[Item]):
-    r"""Image files with labels, whose faults need not wait until an item is loaded."""
+    r"""Image files with labels, which can be checked before an item is loaded."""
 
     image_paths: list[Path]
     """The image of each item."""
 
     @abstractmethod
     def check_headers(self, index: int) -> tuple[int, int]:
-        r"""Checks what can be known of an item without decoding pixels.
+        r"""Checks what can be known about an item without decoding pixels.
 
         Returns:
             The height and width of its image.
 
         Raises:
             OSError: If a file cannot be read as an image.
-            ValueError: If a file is not of the kind or size that it should be.
+            ValueError: If a file has the wrong format or size.
         """
 
     @abstractmethod
     def check_labels(self, index: int) -> None:
-        r"""Decodes the labels of an item, whose headers are checked, and checks their values.
+        r"""Decodes the labels of an item whose headers have been checked, and checks their values.
 
         Raises:
             OSError: If a file cannot be read as an image.

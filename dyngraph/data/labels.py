@@ -1,4 +1,4 @@
-"""The values of label files and their colours, as far as several data sets share them."""
+"""Values and colours of label files that several data sets share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
-"""The class of pixels that neither train nor evaluate."""
+"""The class of pixels that count neither in training nor in evaluation."""
 
 
 def encode_one_based(values: Tensor, num_classes: int) -> Tensor:
@@ -32,8 +32,8 @@ def encode_one_based(values: Tensor, num_classes: int) -> Tensor:
 def voc_palette(num_classes: int) -> Tensor:
     r"""The colours of the values ``1..num_classes`` in the colour map of PASCAL VOC.
 
-    The bits of a value, from the lowest on, are dealt to red, green and blue in turn and fill these
-    from the highest bit on. Value 0, the background, is black and no class.
+    The bits of a value, from the lowest on, go to red, green and blue in turn and fill these from
+    the highest bit on. Value 0, the background, is black and not a class.
 
     Args:
         num_classes: The number of classes, 0..255.

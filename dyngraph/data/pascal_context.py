@@ -24,9 +24,9 @@ track, train, tree, truck, tvmonitor, wall, water, window, wood
 class PascalContextSegmentation(SegmentationDataset):
     r"""The images of PASCAL-Context and the 59 classes of their pixels, sorted by file name.
 
-    ``ImageSets/SegmentationContext/<split>.txt`` lists the names of a split, a name a line. Images
+    ``ImageSets/SegmentationContext/<split>.txt`` lists the names of a split, one per line. Images
     are ``JPEGImages/<name>.jpg``, labels ``SegmentationClassContext/<name>.png``. The value 0 of a
-    label file, background, is ignored. What is not said here is as for
+    label file, "background", is ignored. Everything else is as in
     :class:`~dyngraph.data.SegmentationDataset`.
 
     Args:
@@ -36,7 +36,7 @@ class PascalContextSegmentation(SegmentationDataset):
         max_pixels: The most pixels that an image or label may have.
 
     Raises:
-        ValueError: If the list has no name, or one that is no name of a file.
+        ValueError: If the list has no name, or one that is not a file name.
         FileNotFoundError: If the list is missing.
     """
 
@@ -52,7 +52,7 @@ class PascalContextSegmentation(SegmentationDataset):
         image_folder, label_folder = self.folders(root, split)
         names = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
         for name in read_names(names):
-            # A list from elsewhere must not lead out of the folders.
+            # An untrusted list must not lead out of the folders.
             if set(name) & set("/\\\0"):
                 raise ValueError(f"{names}: expected names of files, got {name!r}")
             yield image_folder / f"{name}.jpg", label_folder / f"{name}.png"

@@ -1,4 +1,4 @@
-"""The samples of a whole training run in their order, which any step can be resumed from."""
+"""The ordered samples of a whole training run, which can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ResumableLoader(DataLoader):
         self._taken_before = 0
 
     def __len__(self) -> int:
-        r"""The number of batches of the whole run, those before it was resumed too.
+        r"""The number of batches of the whole run, including those before it was resumed.
 
         Lightning counts the batches of a resumed run from the very first one.
         """
@@ -128,6 +128,6 @@ class ResumableLoader(DataLoader):
         return {"taken": self._taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        r"""Goes on after the batches of ``state``."""
+        r"""Continues after the batches of ``state``."""
         self._taken = self._taken_before = state["taken"]
         self.sampler.start = self._taken * (self.batch_size or 1) * self.sampler.world_size

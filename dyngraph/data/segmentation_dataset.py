@@ -31,8 +31,8 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
     r"""Images and the classes of their pixels, sorted by file name.
 
     Images are PNG or JPEG files, labels are PNG files of one 8-bit value per pixel. Images are
-    upright, as viewers show them: turned as their EXIF orientation says. A label is that of the
-    upright image. A subclass says where the files lie (:meth:`folders`, :meth:`find_pairs`) and
+    upright, as viewers show them: turned as their EXIF orientation says. Labels are those of
+    upright images. A subclass says where the files are (:meth:`folders`, :meth:`find_pairs`) and
     which classes the values mean (:meth:`encode`).
 
     Besides an index, ``dataset[index, seed]`` is possible: then the item's random augmentation is a
@@ -59,8 +59,8 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
 
     Raises:
         ValueError: If ``split`` is unknown or has no image. When an item is loaded: if its files'
-            sizes differ, its image has grey values of 16 bits, or its label file has another mode
-            than 8-bit values or a value that is no class.
+            sizes differ, its image has 16-bit grey values, or its label file is not of 8-bit values
+            or has a value that is no class.
         FileNotFoundError: If a folder or the image or label of an item is missing.
         OSError: When an item is loaded: if one of its files cannot be read as an image or has more
             pixels than ``max_pixels``.
@@ -106,7 +106,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
 
     @classmethod
     def classes(cls, root: str | Path) -> tuple[tuple[str, ...], Tensor]:
-        r"""The names and the colours of the classes; no image has to be there."""
+        r"""The names and the colours of the classes; images may be missing."""
         return cls.class_names, cls.palette
 
     @abstractmethod
@@ -145,7 +145,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
         self._check_sizes(index, tuple(image.shape[-2:]), tuple(label.shape))
         if self.transform is not None:
             image, label = self.transform(image, label)
-        # Labels stay uint8 up to here, which makes their transforms cheaper.
+        # Labels stay uint8 until here, which makes their transforms cheaper.
         return image, tv_tensors.Mask(label, dtype=torch.int64)
 
     def check_headers(self, index: int) -> tuple[int, int]:
@@ -180,7 +180,7 @@ class SegmentationDataset(ImageDataset[tuple[Tensor, Tensor]]):
             modes = " or ".join(self.label_modes)
             raise ValueError(f"{path}: expected 8-bit values, mode {modes}, got mode {image.mode}")
         if image.mode == "L" and (depth := _bit_depth(path)) != 8:
-            # Pillow would stretch them to 0..255, which makes other classes of them.
+            # Pillow would stretch them to 0..255, which would change their classes.
             raise ValueError(f"{path}: expected 8-bit grey values, got {depth} bits")
 
 

@@ -1,4 +1,4 @@
-"""What happens to an image and its label, or its objects, before a network sees them."""
+"""Transforms of an image and its label, or its objects, before a network sees them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class RandomScale(v2.Transform):
     r"""Resizes images and masks by one factor drawn uniformly from a range.
 
-    Images are interpolated bilinearly, masks by nearest neighbour. Where the size stays, so does
-    every pixel.
+    Images are interpolated bilinearly, masks by nearest neighbour. If the size stays the same, so
+    does every pixel.
 
     Args:
         scale: The smallest and the largest factor.
@@ -37,7 +37,7 @@ class RandomScale(v2.Transform):
         self.scale = scale
 
     def draw(self) -> float:
-        r"""A factor."""
+        r"""Draws a factor."""
         smallest, largest = self.scale
         return smallest + float(torch.rand(())) * (largest - smallest)
 
@@ -51,7 +51,7 @@ class RandomScale(v2.Transform):
 
 
 class RandomScaleOf(RandomScale):
-    r"""Resizes images and masks by one of several factors, each as likely as the others.
+    r"""Resizes images and masks by one of several factors, all equally likely.
 
     Args:
         scales: The factors.
@@ -78,19 +78,19 @@ def train_transform(
 ) -> v2.Transform:
     r"""Random scale, random crop, random horizontal flip and :func:`eval_transform`.
 
-    Where a scaled image is smaller than the crop, the image is padded with ImageNet's mean colour
-    and the label with 255. The recipe of "Representative Graph Neural Network" (ECCV 2020) crops
-    769 x 769 on Cityscapes, at one of the scales 0.75, 1, 1.25, 1.5, 1.75 and 2.
+    If a scaled image is smaller than the crop, it is padded with ImageNet's mean colour, and its
+    label with 255. The recipe of "Representative Graph Neural Network" (ECCV 2020) crops 769 x 769
+    on Cityscapes, at one of the scales 0.75, 1, 1.25, 1.5, 1.75 and 2.
 
     Args:
-        crop_size: The height and width of the crop, or both in one number.
+        crop_size: The height and width of the crop, or one number for both.
         scale: The range that the scale is drawn from uniformly; ``(1, 1)`` keeps the size, and
             every pixel. Defaults to ``(0.5, 2)`` without ``scales``.
-        scales: The scales of which one is drawn, in the place of ``scale``.
+        scales: Scales to draw from, instead of ``scale``.
 
     Raises:
-        ValueError: If ``crop_size`` is not positive, ``scale`` not ``0 < smallest <= largest``, or
-            ``scales`` has none or one that is not positive; or if both are given.
+        ValueError: If ``crop_size`` is not positive, ``scale`` not ``0 < smallest <= largest``,
+            ``scales`` has none or one that is not positive, or both are given.
     """
     size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
     if len(size) != 2 or min(size) < 1:
@@ -119,7 +119,7 @@ def train_transform(
 def eval_transform(
     mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> v2.Transform:
-    r"""Images uint8 to float32, normalised by a mean and standard deviation of each colour.
+    r"""Converts images from uint8 to float32, normalised by each colour's mean and deviation.
 
     Args:
         mean: The mean, of colours in 0..1. Defaults to ImageNet's.
@@ -138,12 +138,12 @@ def detection_train_transform() -> v2.Transform:
 
 
 def detection_eval_transform() -> v2.Transform:
-    r"""Images uint8 to float32 in ``[0, 1]``."""
+    r"""Converts images from uint8 to float32 in ``[0, 1]``."""
     return v2.ToDtype(torch.float32, scale=True)
 
 
 def denormalize(image: Tensor) -> Tensor:
-    r"""The picture of a normalised image: the inverse of :func:`eval_transform`.
+    r"""The picture behind a normalised image: the inverse of :func:`eval_transform`.
 
     Args:
         image: Normalised images ``[..., 3, H, W]``.

@@ -1,4 +1,4 @@
-"""Trunks of segmenters: modules from images to feature maps ``{"out", "aux"}``."""
+"""Backbones of segmenters: modules from images to feature maps ``{"out", "aux"}``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class DilatedResNet(nn.Module):
             the first block, where the stride was, and 4 in the others.
 
     Raises:
-        ValueError: If there is no such ResNet, it has no such weights, or ``multi_grid`` has not
-            a positive factor a block.
+        ValueError: If there is no such ResNet, it has no such weights, or ``multi_grid`` is not one
+            positive factor per block.
 
     Shapes:
         - **input:** ``[B, 3, H, W]``
@@ -60,8 +60,8 @@ class DilatedResNet(nn.Module):
 def dilate(stage: nn.Module, first: int, rest: int) -> nn.Module:
     r"""Removes the stride of a ResNet stage and dilates its 3x3 convolutions, in place.
 
-    As torchvision's ``replace_stride_with_dilation`` does for bottleneck blocks, and for basic
-    blocks (ResNet-18 and 34) too, which torchvision refuses.
+    Like torchvision's ``replace_stride_with_dilation``, but also for basic blocks (ResNet-18 and
+    34), which torchvision refuses.
 
     Args:
         stage: The stage, a sequence of residual blocks, or one of them.
@@ -107,8 +107,8 @@ class SmallTrunk(nn.Sequential):
     r"""A small plain trunk for small images: six 3x3 convolutions, stride 4.
 
     Its receptive field is 39 pixels wide (47 with the 3x3 convolution of a segmenter's head), so
-    on small images it shows what context is for, which a dilated ResNet, whose receptive field
-    covers the whole image, would hide.
+    small images show what context is for. The receptive field of a dilated ResNet would cover the
+    whole image.
 
     Args:
         channels: The channels of every layer.

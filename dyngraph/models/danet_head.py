@@ -10,9 +10,9 @@ class DANetHead(nn.Module):
     r"""Position and channel attention side by side, as a context of segmenters.
 
     From "Dual Attention Network for Scene Segmentation" (CVPR 2019), Sect. 3.4: a 3x3 convolution
-    with batch normalisation and ReLU follows each of both, and the results are summed. There, a
-    3x3 convolution of its own reduces the backbone's channels for each; here, as for all contexts,
-    that of the segmenter does for both.
+    with batch normalisation and ReLU follows each of the two, and the results are summed. In the
+    paper, each has its own 3x3 convolution to reduce the backbone's channels; here, as for all
+    contexts, they share the segmenter's.
 
     Args:
         in_channels: C, the channels of the feature maps, and of the result.

@@ -1,4 +1,4 @@
-"""Modulated deformable convolution in the place of an ordinary one."""
+"""Modulated deformable convolution, replacing an ordinary one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class DeformableConv2d(nn.Conv2d):
         \mathbf{x}(\mathbf{p} + \mathbf{tap}_k + \Delta_k), \qquad m_k = 2 \, \mathrm{sigmoid}(z_k)
 
     From "Deformable ConvNets v2" (CVPR 2019), Eq. 1: a convolution predicts the offsets Δ and the
-    masks m. Its weights start at zero. There the masks then start at a half; here they are doubled,
-    so that the layer starts as the convolution whose place it takes and whose weights it has, by
-    the same names.
+    masks m. Its weights start at zero. In the paper the masks then start at a half; here they are
+    doubled, so that the layer starts as the convolution that it replaces. It keeps that
+    convolution's weights and their names.
 
     Args:
         conv: The convolution, padded with zeros.

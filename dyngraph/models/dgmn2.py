@@ -33,11 +33,11 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         depths: The number of blocks of each stage.
         channels: The channels of each stage.
         heads: The heads of each stage.
-        mlp_ratios: The hidden channels of the MLPs of each stage, for each channel.
-        drop_path: The probability of an image to lose a branch in training: that of the last
-            block, down to 0 for the first.
+        mlp_ratios: The hidden channels per channel of the MLPs of each stage.
+        drop_path: The probability that an image loses a branch in training, in the last block; it
+            falls to 0 for the first.
         checkpointing: Whether blocks keep only their inputs for the backward pass, which then
-            computes the rest again: memory for time.
+            recomputes the rest: less memory, more time.
 
     Attributes:
         channels: The channels of the maps that it returns.
@@ -102,7 +102,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
 
 
 class DGMN2Classifier(DGMN2):
-    r"""The classifier of images that DGMN2 was trained as: a linear map of the mean of all nodes.
+    r"""The image classifier that DGMN2 was trained as: a linear map of the mean of all nodes.
 
     Args:
         num_classes: The number of classes.
@@ -127,7 +127,7 @@ class DGMN2Classifier(DGMN2):
 
 
 def patch_embedding(channels: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
-    r"""3x3 convolutions, each with batch normalisation and ReLU, under their released names."""
+    r"""3x3 convolutions, each with batch normalisation and ReLU, by their released names."""
     layers: dict[str, nn.Module] = {}
     for i, stride in enumerate(strides):
         number = i + 1 if len(strides) > 1 else ""
@@ -142,8 +142,8 @@ def dgmn2_tiny(num_classes: int = 1000, *, features_only: bool = False, **kwargs
 
     Args:
         num_classes: The number of classes of the classifier.
-        features_only: Whether to make the backbone without classifier, which returns the maps of
-            the four stages.
+        features_only: Whether to make the backbone without the classifier, which returns the maps
+            of the four stages.
         **kwargs: Arguments of :class:`DGMN2`.
     """
     return _dgmn2("dgmn2_tiny", num_classes, features_only, kwargs)

@@ -12,7 +12,7 @@ else:
     except ImportError:
 
         class HubModel:
-            r"""Stands in for :class:`huggingface_hub.PyTorchModelHubMixin`, which is missing."""
+            r"""Stands in for :class:`huggingface_hub.PyTorchModelHubMixin` if that is missing."""
 
             def __init_subclass__(cls, **kwargs: Any) -> None:
                 pass
@@ -30,7 +30,7 @@ else:
     else:
 
         class HubModel(PyTorchModelHubMixin):
-            r"""A model that can be saved and loaded; errors of loading name the folder."""
+            r"""A model that can be saved and loaded; errors in loading name the folder."""
 
             @classmethod
             def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
@@ -43,7 +43,7 @@ else:
                     return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
                 except OSError:
                     raise
-                # Broken files end in errors of JSON, of safetensors, and of the class itself.
+                # Broken files raise errors of JSON, of safetensors, or of the class itself.
                 except Exception as error:
                     raise OSError(
                         f"{pretrained_model_name_or_path}: expected a model of "

@@ -1,13 +1,13 @@
-r"""Blocks inside models of any origin.
+r"""Blocks inside any model.
 
-A block hangs on hooks, which leaves everything else of the model as it is: classes, attributes and
+A block runs in hooks, which leave everything else in the model as it is: classes, attributes and
 the names of weights. Wrapping the target would rename its weights, and replacing its class would
-need pickling of its own. A hook holds only the name of the block, and looks it up in the module
-that it is called with: copies, unpickled models and replicas run their own blocks.
+need its own pickling. A hook holds only the name of the block, and looks it up in the module that
+it is called with: copies, unpickled models and replicas run their own blocks.
 
 The block is a child of the target, so that a part of the model that is used alone has its blocks.
-``nn.Sequential`` and other containers would run a further child as one of their layers: for them,
-it is a child of their first module that is no container.
+``nn.Sequential`` and other containers would run another child as one of their layers: for them, it
+is a child of their first module that is not a container.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-# Not a number, as PyTorch would choose: those start at 0 again where a pickled model is loaded, and
-# the next hook would take the place of ours.
+# Not a number, as PyTorch would choose: numbers start at 0 again when a pickled model is loaded,
+# and the next hook would replace ours.
 HOOK = "dyngraph"
 
 
@@ -42,7 +42,7 @@ def insert(
     example: Tensor | tuple[Any, ...] | None = None,
     channels: int | None = None,
 ) -> Model:
-    r"""Inserts blocks into a model, in place, before or after the modules of a name.
+    r"""Inserts blocks into a model, in place, before or after the modules of a given name.
 
     .. code-block:: python
 
@@ -51,21 +51,21 @@ def insert(
         # DGMN: after every 3x3 convolution of res5, with its normalisation and ReLU.
         insert(resnet50, before="layer4.*.conv3", make=DGMNBlock)
 
-    The names of weights stay: a checkpoint of the model without blocks loads with
+    The names of weights stay the same: a checkpoint of the model without blocks loads with
     ``strict=False``, and lacks only the blocks' weights. With blocks that start as the identity
-    (``zero_init=True``), the model starts as the function that it was. Insert before the model is
-    wrapped for several devices and before its optimiser is made. What is compiled already, this
+    (``zero_init=True``), the model starts as the same function as before. Insert before the model
+    is wrapped for several devices and before its optimiser is made. Anything compiled already, this
     model or another, is compiled again.
 
     Args:
-        model: Any model whose modules pass feature maps ``[B, C, *spatial]`` on.
+        model: Any model whose modules pass on feature maps ``[B, C, *spatial]``.
         make: From a number of channels C to a block. The blocks are moved to the device and dtype
-            of the model's weights, and get the mode of their target.
+            of the model's weights, and get their target's mode.
         before: The name of the module before which to insert, as in ``named_modules``. ``*`` stands
             for any part of a name between dots; a block is made for each match.
-        after: The same for inserting behind a module.
-        example: The input of the model, or a tuple of its inputs, with which to find the channels,
-            in evaluation mode. Defaults to a random image ``[1, 3, 64, 64]``.
+        after: The same, but inserts after the module.
+        example: The model's input, or a tuple of its inputs, for finding the channels in evaluation
+            mode. Defaults to a random image ``[1, 3, 64, 64]``.
         channels: The number of channels, if known: the model is then not run.
 
     Returns:
@@ -74,9 +74,9 @@ def insert(
     Raises:
         TypeError: If the model is wrapped in ``DataParallel`` or ``DistributedDataParallel``, or
             ``make`` does not return a module.
-        ValueError: If not exactly one of ``before`` and ``after`` is given, no module matches, one
-            has a block there already, has no layers to carry a block, or does not get (``before``)
-            or return (``after``) a single feature map.
+        ValueError: If not exactly one of ``before`` and ``after`` is given, no module matches, or
+            one already has a block there, has no layers to carry a block, or does not get
+            (``before``) or return (``after``) a single feature map.
     """
     if isinstance(model, WRAPPERS):
         raise TypeError(f"model: expected one that is not wrapped yet, got {type(model).__name__}")
@@ -114,17 +114,17 @@ def insert(
 
 
 def insertions(model: nn.Module) -> dict[str, nn.Module]:
-    r"""The inserted blocks of a model by their names, which begin the names of their weights."""
+    r"""The inserted blocks of a model by name, the prefix of the names of their weights."""
     return {place.name: place.block for place in _places(model)}
 
 
 def inserted_parameters(model: nn.Module) -> list[nn.Parameter]:
-    r"""The parameters of a model's inserted blocks, e.g. for a learning rate of their own."""
+    r"""The parameters of a model's inserted blocks, e.g. for their own learning rate."""
     return list(nn.ModuleList(insertions(model).values()).parameters())
 
 
 def remove_insertions(model: Model) -> Model:
-    r"""Removes all inserted blocks, in place. Returns the model, which is what it was before."""
+    r"""Removes all inserted blocks, in place. Returns the model, which is as it was before."""
     for place in list(_places(model)):
         owner, _, name = place.host.rpartition(".")
         delattr(place.target.get_submodule(owner), name)
@@ -180,7 +180,7 @@ def _hooks(target: nn.Module, side: str) -> dict[Any, Any]:
 
 
 def _matches(model: nn.Module, side: str, pattern: str) -> dict[str, nn.Module]:
-    """The modules of a name, each once, in the order of the model."""
+    """The modules that match a name, each once, in the order of the model."""
     expression = re.compile(re.escape(pattern).replace(r"\*", "[^.]*"))
     inserted = {module for block in insertions(model).values() for module in block.modules()}
     names: dict[nn.Module, str] = {}
@@ -232,7 +232,7 @@ def _channels(
 
 
 def _only_number(side: str, name: str, values: list[Any]) -> int:
-    """The channels of all that a target got or returned."""
+    """The channels of everything that a target got or returned."""
     verb = "get" if side == "before" else "return"
     expected = f"{side}: expected {name!r} to {verb} one feature map [B, C, *spatial]"
     for value in values:

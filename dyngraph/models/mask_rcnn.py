@@ -40,7 +40,7 @@ RESNETS = (
     "resnext101_32x8d",
 )
 
-#: The context blocks by name, each built for a number of channels and the identity at the start.
+#: The context blocks by name, each built for a number of channels. They start as the identity.
 DETECTOR_CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "nonlocal": partial(NonLocalBlock, zero_init=True),
     "repgraph": partial(RepGraphBlock, zero_init=True),
@@ -51,7 +51,7 @@ DETECTOR_CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
 }
 DEFORMABLE = "deformable"
 
-#: The stages of each place where each residual block gets a context block.
+#: The stages of each place, whose residual blocks all get a context block.
 STAGES = {"c5": ("layer4",), "c4_c5": ("layer3", "layer4")}
 PLACES = ("res4", *STAGES)
 
@@ -71,7 +71,7 @@ def mask_rcnn(
 ) -> MaskRCNN:
     r"""Builds torchvision's Mask R-CNN with a feature pyramid and context inside the backbone.
 
-    With a context block of a name it starts as the same detector without.
+    With a context block by name it starts as the same detector without one.
 
     Args:
         backbone: ``"resnet10"`` (one basic block per stage, for small machines: its receptive
@@ -91,8 +91,8 @@ def mask_rcnn(
             DGMN.
         weights_backbone: What torchvision's function of the backbone takes as ``weights``, e.g.
             ``"DEFAULT"``. For DGMN2 the path of a released file.
-        freeze: Whether the first two stages and the backbone's batch normalisation are as they were
-            trained before, as in the public benchmark's "1x". Defaults to whether there are
+        freeze: Whether the first two stages and the backbone's batch normalisation stay as they
+            were pretrained, as in the public benchmark's "1x". Defaults to whether there are
             ``weights_backbone``.
         min_size: The length of the shorter side to which images are resized, in pixels.
         max_size: The longest side of a resized image.
@@ -101,8 +101,8 @@ def mask_rcnn(
 
     Raises:
         ValueError: If ``backbone``, ``context`` or ``context_at`` is unknown, ``"deformable"`` is
-            asked for at ``"res4"``, or something that only a ResNet of a name has is asked of
-            another backbone; or a number is out of range.
+            asked for at ``"res4"``, an argument only for ResNets by name is given with another
+            backbone, or a number is out of range.
 
     Shapes:
         - **input:** a list of images ``[3, H, W]`` in 0..1, of any sizes; in training mode also a
@@ -131,8 +131,9 @@ def mask_rcnn(
             trunk = backbone
         for name, value in given.items():
             if value is not None:
-                raise ValueError(f"{name}: expected one of {RESNETS} with it, got {backbone!r}")
-    # The background is a class of torchvision's.
+                kind = backbone if isinstance(backbone, str) else type(backbone).__name__
+                raise ValueError(f"{name}: expected None with {kind!r}, got {value!r}")
+    # torchvision counts the background as a class.
     return MaskRCNN(trunk, num_classes + 1, min_size=min_size, max_size=max_size, **options)
 
 
@@ -196,14 +197,16 @@ def _add_context(
         return
     if context == DEFORMABLE:
         if place not in STAGES:
-            raise ValueError(f"context_at: expected one of {(*STAGES,)} with {DEFORMABLE!r}")
+            raise ValueError(
+                f"context_at: expected one of {(*STAGES,)} with {DEFORMABLE!r}, got {place!r}"
+            )
         for stage in STAGES[place]:
             make_deformable(resnet.get_submodule(stage))
         return
     if isinstance(context, str):
         if context not in DETECTOR_CONTEXTS:
-            names = (None, *DETECTOR_CONTEXTS, DEFORMABLE)
-            raise ValueError(f"context: expected one of {names}, got {context!r}")
+            names = ("none", *DETECTOR_CONTEXTS, *([DEFORMABLE] if place in STAGES else ()))
+            raise ValueError(f"context: expected None or one of {names}, got {context!r}")
         context = DETECTOR_CONTEXTS[context]
     for target in _targets(resnet, place):
         insert(resnet, before=target, make=context)

@@ -1,4 +1,4 @@
-"""The released weights of DGMN2, from the files as they are."""
+"""Loading the released weights of DGMN2 from the original files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from dyngraph.models.dgmn2 import DGMN2
 from dyngraph.models.semantic_fpn import SemanticFPN
 
-#: Under which the files hold the weights: those of classifiers, and those of MMDetection.
+#: The keys of the weights in the files: of classifiers, and of MMDetection.
 WRAPPERS = ("model", "state_dict")
-#: What stands before the names of the backbone's weights: in Sparse R-CNN, in Deformable DETR, in
-#: MMDetection and MMSegmentation, in classifiers.
+#: The prefixes of the backbone's weights: in Sparse R-CNN, in Deformable DETR, in MMDetection and
+#: MMSegmentation, in classifiers.
 PREFIXES = ("backbone.bottom_up.", "backbone.0.", "backbone.", "")
-#: The weights of MMSegmentation's Semantic FPN, and those of ours.
+#: The names of weights in MMSegmentation's Semantic FPN, and in ours.
 SEMANTIC_FPN = (
     (r"neck\.lateral_convs\.(\d+)\.conv\.", r"fpn.inner_blocks.\1.0."),
     (r"neck\.fpn_convs\.(\d+)\.conv\.", r"fpn.layer_blocks.\1.0."),
@@ -33,11 +33,11 @@ _LISTED = 20
 
 @dataclass(frozen=True)
 class LoadReport:
-    r"""What :func:`load_official` did, as text when it is printed."""
+    r"""What :func:`load_official` did; prints as text."""
 
     #: The weights of the model that were loaded.
     loaded: list[str]
-    #: Those that the file has not, which kept their values.
+    #: Those that the file lacks, which kept their values.
     kept: list[str]
     #: The names in the file that the model has no weights for.
     unused: list[str]
@@ -52,25 +52,25 @@ class LoadReport:
 def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) -> LoadReport:
     r"""Loads released weights of DGMN2 into a model, in place.
 
-    Takes the files as they are: classifiers, and the backbones of detectors and segmenters. A
+    Takes the original files: classifiers, and the backbones of detectors and segmenters. A
     :func:`~dyngraph.models.segmenter` gets the head of a released Semantic FPN too. Nothing in a
     file is executed. A file that does not fit leaves the model as it was.
 
     SETR's files have the same names and sizes, but were trained with strides of 1 in the last two
-    stages, which this backbone has not.
+    stages, unlike this backbone.
 
     Args:
         model: A :class:`~dyngraph.models.DGMN2`, or a model with one inside.
-        checkpoint: The path of a released file, or what is in it.
+        checkpoint: The path of a released file, or its content.
 
     Returns:
         What was loaded, by name.
 
     Raises:
-        OSError: If the file is missing or is no readable checkpoint of tensors by name.
+        OSError: If the file is missing or is not a readable checkpoint of tensors by name.
         TypeError: If ``checkpoint`` is neither a path nor a mapping.
-        ValueError: If the model has not exactly one DGMN2 inside, or the checkpoint lacks weights
-            of it, or has more or others in size, as that of another variant has.
+        ValueError: If the model does not have exactly one DGMN2 inside, or the checkpoint, such as
+            one of another variant, lacks weights or has more or other sizes.
     """
     source = "checkpoint"
     if isinstance(checkpoint, (str, Path)):
@@ -84,7 +84,7 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
         for prefix in PREFIXES
     ]
     sources = max(candidates, key=lambda names: sum(name in backbone for name in names.values()))
-    # Blocks that the model has not are those of another variant; other names, of other parts.
+    # Blocks that the model lacks are of another variant; other names are of other parts.
     found = {
         source: backbone.get(name, name)
         for source, name in sources.items()
@@ -122,7 +122,7 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
 
 
 def _names_of(model: nn.Module, kind: type[nn.Module]) -> dict[str, str]:
-    """The names of weights in the only module of a kind, and in the model; empty without one."""
+    """The names of weights in the only module of a kind, mapped to those in the model."""
     modules = [(name, part) for name, part in model.named_modules() if isinstance(part, kind)]
     if len(modules) != 1:
         return {}
@@ -131,7 +131,7 @@ def _names_of(model: nn.Module, kind: type[nn.Module]) -> dict[str, str]:
 
 
 def _in_semantic_fpn(name: str) -> str:
-    """The name of a weight of MMSegmentation's Semantic FPN in ours."""
+    """Our name of a weight of MMSegmentation's Semantic FPN."""
     for pattern, replacement in SEMANTIC_FPN:
         name, found = re.subn(f"^{pattern}", replacement, name)
         if found:
@@ -153,14 +153,14 @@ def _read(path: str | Path) -> Mapping[str, Any]:
 
 
 def _weights(checkpoint: Any) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without what is wrapped around them."""
+    """The tensors of a checkpoint by name, unwrapped."""
     for wrapper in WRAPPERS:
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(wrapper), Mapping):
             checkpoint = checkpoint[wrapper]
     if not isinstance(checkpoint, Mapping):
         raise TypeError(f"checkpoint: expected tensors by name, got {type(checkpoint).__name__}")
     return {
-        # What DataParallel and DistributedDataParallel put before all names.
+        # The prefix that DataParallel and DistributedDataParallel add to all names.
         str(name).removeprefix("module."): value
         for name, value in checkpoint.items()
         if isinstance(value, Tensor)
@@ -168,7 +168,7 @@ def _weights(checkpoint: Any) -> dict[str, Tensor]:
 
 
 def _listed(names: list[str]) -> str:
-    """The first names, and how many there are in all."""
+    """The first names, and how many more there are."""
     if not names:
         return "none"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

@@ -12,7 +12,7 @@ from dyngraph.data.files import write_file
 def save_safetensors(model: nn.Module, path: str | Path) -> None:
     r"""Saves the weights of a model, by their names in its ``state_dict``.
 
-    Where that fails, a former file stays as it was. The folder is made if it's missing.
+    If that fails, an existing file stays as it was. The folder is made if it's missing.
 
     Raises:
         ImportError: If safetensors is missing.
@@ -22,13 +22,13 @@ def save_safetensors(model: nn.Module, path: str | Path) -> None:
         from safetensors.torch import save
     except ImportError as error:
         raise _missing("save_safetensors") from error
-    # The format has no strides: what is channels_last is stored row by row.
+    # The format has no strides: channels_last tensors are stored row by row.
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_file(Path(path), save(weights, metadata={"format": "pt"}))
 
 
 def load_safetensors(model: nn.Module, path: str | Path) -> None:
-    r"""Loads the weights of a model from a file of :func:`save_safetensors`, in place.
+    r"""Loads weights from a file of :func:`save_safetensors` into a model, in place.
 
     Raises:
         ImportError: If safetensors is missing.

@@ -65,7 +65,7 @@ class Segmenter(nn.Module):
     align_corners = False
 
     def features(self, image: Tensor) -> dict[str, Any]:
-        r"""What ``classifier`` (``"out"``) and ``aux_classifier`` (``"aux"``) get of an image."""
+        r"""What ``classifier`` (``"out"``) and ``aux_classifier`` (``"aux"``) get for an image."""
         return _by_name(self.backbone(image))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ class PyramidSegmenter(Segmenter):
         backbone: From images to a list of feature maps, the finest first.
         classifier: From this list to class scores, such as
             :class:`~dyngraph.models.SemanticFPN`.
-        aux_classifier: From the last but one of the maps to class scores, or None.
+        aux_classifier: From the second to last map to class scores, or None.
 
     Shapes:
         - **input:** images ``[B, 3, H, W]``
@@ -113,7 +113,7 @@ def segmenter(
 ) -> Segmenter:
     r"""Builds a segmenter: backbone, 3x3 convolution, context block, classifier.
 
-    The backbones of DGMN2 get the head that they were trained with instead, a
+    DGMN2 backbones instead get the head that they were trained with, a
     :class:`~dyngraph.models.SemanticFPN`, with the context block before its classifier.
 
     Args:
@@ -126,16 +126,16 @@ def segmenter(
         context: ``None`` or ``"none"`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
             ``"danet"``, or a function from a number of channels to a block, such as
-            :class:`~dyngraph.models.NonLocalHead`. A block whose result has other channels says so
-            by its ``out_channels``.
+            :class:`~dyngraph.models.NonLocalHead`. A block that changes the number of channels has
+            ``out_channels``.
         num_classes: The number of classes.
         aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third).
         head_channels: The channels of the 3x3 convolution (of DGMN2's upsampled maps) and of the
             context block. Defaults to 512, for DGMN2 to 128.
         weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``. For
             DGMN2 the path of a released file.
-        insert_before: Blocks inside the backbone, by the names of the modules that they stand
-            before, as :func:`~dyngraph.models.insert` takes them, e.g. ``{"layer3.5": make}``.
+        insert_before: Blocks inside the backbone, by the names of the modules before which they go,
+            as for :func:`~dyngraph.models.insert`, e.g. ``{"layer3.5": make}``.
 
     Raises:
         ValueError: If ``backbone``, ``context`` or a name to insert at is unknown, ``num_classes``
@@ -193,7 +193,8 @@ def _context(context: str | Callable[[int], nn.Module] | None, channels: int) ->
         return nn.Identity()
     if isinstance(context, str):
         if context not in CONTEXTS:
-            raise ValueError(f"context: expected None or one of {(*CONTEXTS,)}, got {context!r}")
+            names = ("none", *CONTEXTS)
+            raise ValueError(f"context: expected None or one of {names}, got {context!r}")
         context = CONTEXTS[context]
     return context(channels)
 

@@ -12,12 +12,13 @@ from torchvision.ops import FeaturePyramidNetwork
 from dyngraph.models.backbone import conv_bn_relu
 
 FPN_CHANNELS = 256
-# As released DGMN2 segmenters were trained: the corners of maps stand on each other.
+# As released DGMN2 segmenters were trained: maps are upsampled with aligned corners.
 ALIGN_CORNERS = True
 
 
 class SemanticFPN(nn.Module):
-    r"""Class scores from a pyramid of feature maps, each with half the resolution of the former.
+    r"""Class scores from a pyramid of feature maps, each with half the resolution of the previous
+    one.
 
     From "Panoptic Feature Pyramid Networks" (CVPR 2019), Sect. 3.1, in the form in which DGMN2 was
     trained: a feature pyramid network gives all maps 256 channels; each goes through 3x3
@@ -29,8 +30,8 @@ class SemanticFPN(nn.Module):
         in_channels: The channels of the maps, the finest first.
         num_classes: The number of classes.
         channels: The channels of the upsampled maps, and of the context block.
-        context: A block on the sum of the upsampled maps. A block whose result has other channels
-            says so by its ``out_channels``.
+        context: A block on the sum of the upsampled maps. A block that changes the number of
+            channels has ``out_channels``.
 
     Raises:
         ValueError: If there is no map.
@@ -65,7 +66,7 @@ class SemanticFPN(nn.Module):
         parts = [head(x) for head, x in zip(self.scale_heads, pyramid.values(), strict=True)]
         total = parts[0]
         for part in parts[1:]:
-            # Maps of odd lengths don't get there by doubling.
+            # For odd lengths, doubling doesn't give the finest size.
             total = total + F.interpolate(part, size, mode="bilinear", align_corners=ALIGN_CORNERS)
         return self.conv_seg(self.dropout(self.context(total)))
 

@@ -173,8 +173,8 @@ def test_any_content_is_read_or_refused(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", ": expected a name a line, got none"),
-        (b" \n\n", ": expected a name a line, got none"),
+        (b"", ": expected one name per line, got none"),
+        (b" \n\n", ": expected one name per line, got none"),
         (b"a\n\nb", ", line 2: expected a new name, got an empty line"),
         (b"\na", ", line 1: expected a new name, got an empty line"),
         (b"a\nb\n a\n", ", line 3: expected a new name, got 'a' again"),

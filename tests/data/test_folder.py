@@ -76,7 +76,9 @@ def test_missing_classes(root):
 def test_no_classes(root):
     classes = root / "classes.txt"
     classes.write_text("\n")
-    with pytest.raises(ValueError, match=re.escape(f"{classes}: expected a name a line, got none")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{classes}: expected one name per line, got none")
+    ):
         FolderSegmentation(root, "train")
 
 

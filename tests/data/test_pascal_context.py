@@ -57,7 +57,9 @@ def test_missing_list(root):
 
 def test_empty_list(root):
     path = write_list(root, "\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: expected a name a line, got none")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"{path}: expected one name per line, got none")
+    ):
         PascalContextSegmentation(root, "train")
 
 

@@ -195,17 +195,24 @@ def test_resnet10_is_resnet18_with_one_block_per_stage():
     ("arguments", "message"),
     [
         ({"backbone": "vgg16"}, "backbone: expected one of .*, got 'vgg16'"),
-        ({"backbone": "dgmn2_tiny", "freeze": True}, "freeze: expected one of .*'dgmn2_tiny'"),
+        (
+            {"backbone": "dgmn2_tiny", "freeze": True},
+            "freeze: expected None with 'dgmn2_tiny', got True",
+        ),
         (
             {"backbone": "resnet10", "weights_backbone": "DEFAULT"},
             "weights_backbone: expected None with 'resnet10', got 'DEFAULT'",
         ),
-        ({"context": "gat"}, "context: expected one of .*, got 'gat'"),
+        ({"context": "gat"}, r"context: expected None or one of \('none', .*'ccnet'\), got 'gat'"),
+        (
+            {"context": "gat", "context_at": "c5"},
+            r"context: expected None or one of \('none', .*'ccnet', 'deformable'\), got 'gat'",
+        ),
         ({"context_at": "res2"}, "context_at: expected one of .*, got 'res2'"),
-        ({"context": "deformable"}, r"context_at: expected one of \('c5', 'c4_c5'\)"),
+        ({"context": "deformable"}, r"context_at: expected one of \('c5', 'c4_c5'\) .* got 'res4'"),
         (
             {"backbone": nn.Identity(), "context": "dgmn"},
-            "context: expected one of .* with it, got Identity",
+            "context: expected None with 'Identity', got 'dgmn'",
         ),
     ],
 )

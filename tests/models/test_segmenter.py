@@ -218,7 +218,9 @@ def test_export(context):
 def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"^backbone: expected one of .*'small_trunk'.* got 'vgg'"):
         segmenter("vgg")
-    with pytest.raises(ValueError, match=r"^context: expected None or one of .* got 'gcn'"):
+    with pytest.raises(
+        ValueError, match=r"^context: expected None or one of \('none', .* got 'gcn'"
+    ):
         segmenter("small_trunk", "gcn")
     for backbone in ("small_trunk", SmallTrunk(4)):
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Generated data sets, in the files of those that they stand in for.
+"""Generated data sets, in the formats of those that they stand in for.
 
 Street scenes are for Cityscapes, strips for COCO, shapes for the other data sets.
 """

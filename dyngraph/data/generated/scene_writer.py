@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dyngraph.data.files import naming
 
 MARKER = "scenes.json"
-"""The file with the parameters of a generated set."""
+"""The name of the file with the parameters of a generated set."""
 
 _MAX_SCENES = 1_000_000
 
@@ -32,23 +32,22 @@ def write_scenes(
 ) -> None:
     r"""Writes a set of scenes, each a function of its split and number.
 
-    A call for a set that is already there returns at once, and one for an interrupted set completes
-    it.
+    If the set is already there, it returns at once; an interrupted set is completed.
 
     Args:
         root: The folder to write, made if it's missing.
         counts: The number of scenes of each split.
-        parameters: What the files are a function of besides ``counts``, as JSON can hold it.
+        parameters: What the files depend on besides ``counts``, in types of JSON.
         paths: The image of a scene and its label, if it has one, relative to ``root``, by split and
             number. ``.jpg`` files are written as JPEG, others as PNG.
         draw: The pictures to write there, by split and number.
-        texts: What gives the content of text files, by path relative to ``root``. Called when all
-            scenes are there.
+        texts: Functions that return the content of text files, by path relative to ``root``. Called
+            when all scenes are there.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If a number of scenes is out of range, or ``root`` holds scenes of other
-            parameters or a data set from elsewhere.
+        ValueError: If a number of scenes is out of range, or ``root`` holds scenes with other
+            parameters or another data set.
     """
     root = Path(root)
     for split, count in counts.items():
@@ -73,14 +72,14 @@ def write_scenes(
             # The label comes first: an image that is there can be read with its label.
             for path, picture in reversed([*zip(scene, draw(split, number), strict=True)]):
                 _write(path, _encode(picture, path), scratch)
-        # A list comes last: what it names is there.
+        # A list comes last, when what it names is there.
         for name, text in texts.items():
             _write(root / name, text().encode(), scratch)
         _write_marker(root, parameters, scratch, finished=True)
 
 
 def _is_finished(root: Path, parameters: Mapping[str, Any], foreign: list[Path]) -> bool:
-    """Whether the set is there; an error if it's another one, or something else is in the way."""
+    """Whether the set is there. Raises an error if another set or anything else is in its place."""
     marker_path = root / MARKER
     if not marker_path.exists():
         for path in foreign:

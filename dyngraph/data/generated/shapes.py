@@ -1,4 +1,4 @@
-"""Pictures of coloured shapes, whose colours say their classes, in the files of several sets."""
+"""Pictures of shapes in the colours of their classes, in the formats of several data sets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dyngraph.data.sampling import derive_seed
 FOLDER_CLASSES: tuple[str, ...] = ("maroon", "green", "olive", "navy", "purple", "teal")
 """The classes of :func:`generate_folder`, the names of PASCAL VOC's first colours."""
 
-# The look of the scenes; a finished set of another version is not taken for one of this.
+# The version of the pictures' look: a finished set of another version is not reused.
 _VERSION = 1
 
 _SIZE = (96, 128)
@@ -35,7 +35,7 @@ class Shapes(NamedTuple):
 
 
 class _Format(NamedTuple):
-    """How a set names its files and writes its labels."""
+    """How a data set names its files and writes its labels."""
 
     name: str
     palette: Tensor
@@ -46,14 +46,14 @@ class _Format(NamedTuple):
 def generate_ade20k(
     root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
-    r"""Writes pictures of coloured shapes in the files of ADE20K.
+    r"""Writes pictures of coloured shapes in the format of ADE20K.
 
     A few rectangles and ellipses lie on a wavy background. All have the colours of their classes in
     the data set's palette. The black rims of the shapes are ignored. Heights and widths vary by an
     eighth around 96 and 128 pixels.
 
-    A picture is a function of the seed, its split and its number. A call for a set that is already
-    there returns at once, and one for an interrupted set completes it.
+    A picture is a function of the seed, its split and its number. If the set is already there, it
+    returns at once; an interrupted set is completed.
 
     Args:
         root: The folder to write, made if it's missing.
@@ -63,8 +63,8 @@ def generate_ade20k(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If a number of pictures is out of range, or ``root`` holds pictures of other
-            parameters or a data set from elsewhere.
+        ValueError: If a number of pictures is out of range, or ``root`` holds pictures with other
+            parameters or another data set.
     """
     _generate(_ADE20K, root, {"train": num_train, "val": num_val}, seed, {}, progress)
 
@@ -72,7 +72,7 @@ def generate_ade20k(
 def generate_pascal_context(
     root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
-    r"""Writes what :func:`generate_ade20k` does, in the files of PASCAL-Context."""
+    r"""Writes the same as :func:`generate_ade20k`, in the format of PASCAL-Context."""
     counts = {"train": num_train, "val": num_val}
     lists = {
         f"ImageSets/SegmentationContext/{split}.txt": partial(_pascal_context_names, split, count)
@@ -84,7 +84,7 @@ def generate_pascal_context(
 def generate_folder(
     root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
 ) -> None:
-    r"""Writes what :func:`generate_ade20k` does, for :class:`~dyngraph.data.FolderSegmentation`."""
+    r"""The same as :func:`generate_ade20k`, for :class:`~dyngraph.data.FolderSegmentation`."""
     classes = {"classes.txt": lambda: "".join(f"{name}\n" for name in FOLDER_CLASSES)}
     _generate(_FOLDER, root, {"train": num_train, "val": num_val}, seed, classes, progress)
 
@@ -104,7 +104,7 @@ def draw_shapes(seed: int, split: str, number: int, palette: Tensor) -> Shapes:
     for _ in range(rng.integers(2, 6)):
         row, column = rng.uniform(0, (height, width))
         radii = rng.uniform(0.1, 0.3, 2) * (height, width)
-        # Equally far from the middle: an ellipse or a rectangle.
+        # The points within a distance of the middle: an ellipse or a rectangle.
         order = 2 if rng.random() < 0.5 else np.inf
         offsets = np.stack([(rows - row) / radii[0], (columns - column) / radii[1]])
         distance = np.linalg.norm(offsets, ord=order, axis=0)
@@ -138,7 +138,7 @@ def _ade20k_paths(split: str, number: int) -> tuple[Path, Path]:
 
 
 def _pascal_context_paths(split: str, number: int) -> tuple[Path, Path]:
-    # All splits share a folder.
+    # All splits share one folder.
     name = f"{2008 if split == 'train' else 2009}_{number:06d}"
     return Path("JPEGImages", f"{name}.jpg"), Path("SegmentationClassContext", f"{name}.png")
 

@@ -1,4 +1,4 @@
-"""Procedural street scenes whose labels need both the neighbourhood and the far distance."""
+"""Procedural street scenes whose labels depend on what is near and on what is far away."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Class ``2 * texture + shape``: cars and trucks stand below a fence, buses and tr
 cars and buses are tall boxes, trucks and trains are wide ones.
 """
 
-# The look of the scenes; a finished set of another version is not taken for one of this.
+# The version of the scenes' look: a finished set of another version is not reused.
 _VERSION = 2
 
 # Rows of a scene of 64 units: the end of the strip, and where the street's parts begin.
@@ -57,16 +57,16 @@ def generate_scenes(
     panels: bool = False,
     progress: bool = True,
 ) -> None:
-    r"""Writes street scenes in the files of Cityscapes, for networks that relate distant places.
+    r"""Writes street scenes in the format of Cityscapes, for networks that relate distant places.
 
-    Half of the class of an object on the road is its shape, which a local network can see. The
-    other half is what stands at the top of the image, more than 30 pixels above any object: a fence
-    (vertical stripes) or a wall (horizontal ones). Its own labels teach a network to tell them
-    apart, but one whose receptive field is smaller than the distance can only guess what they
+    The class of an object on the road depends on its shape, which a local network can see, and on
+    what stands at the top of the image, more than 30 pixels above any object: a fence (vertical
+    stripes) or a wall (horizontal ones). The labels of that strip teach a network to tell fence
+    from wall, but one whose receptive field is smaller than the distance can only guess what they
     mean for the objects. See :obj:`OBJECT_CLASSES`.
 
-    A scene is a function of the seed, its split and its number. A call for a set that is already
-    there returns at once, and one for an interrupted set completes it.
+    A scene is a function of the seed, its split and its number. If the set is already there, it
+    returns at once; an interrupted set is completed.
 
     Args:
         root: The folder to write, made if it's missing.
@@ -75,16 +75,16 @@ def generate_scenes(
         size: The height and width in pixels. Everything is drawn in units of ``height // 64``
             pixels.
         seed: The seed of the set.
-        cue: Whether the texture tells the class. False, the control: textures are drawn anew, and
-            all below them stays pixel for pixel the same.
-        panels: Whether each object has a cue of its own: four objects, each under a panel of fence
-            or wall in the object's colour. Two panels have one texture and two the other, so that
-            what they look like as a whole says nothing; a network has to look at the right panel.
+        cue: Whether the texture says the class. False is the control: textures are drawn anew, and
+            everything below them stays the same, pixel for pixel.
+        panels: Whether each object has its own cue: four objects, each under a panel of fence or
+            wall in the object's colour. Two panels have one texture and two the other, so the strip
+            as a whole says nothing; a network has to look at the right panel.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: If a number of scenes is out of range, ``size`` is too small, or ``root`` holds
-            scenes of other parameters or a data set from elsewhere.
+            scenes with other parameters or another data set.
     """
     _check_size(size)
 
@@ -148,7 +148,7 @@ def _draw(
 ) -> Scene:
     """A scene whose objects have the classes of ``textures``, under a strip of ``drawn_textures``.
 
-    One texture for the strip and all objects, or several, a panel of the strip and an object each.
+    One texture for the strip and all objects, or several, one per panel and object.
     """
     canvas = _Canvas(rng, size)
     panels = canvas.slots(len(textures))
@@ -176,7 +176,7 @@ def _panel_colours(rng: np.random.Generator, count: int) -> list[np.ndarray]:
 
 
 class _Canvas:
-    """The pixels and ids of a scene, drawn in units from the top or, the street, the bottom."""
+    """The pixels and ids of a scene, drawn in units from the top, or the bottom for the street."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng = rng
@@ -186,7 +186,7 @@ class _Canvas:
         self.ids = np.zeros(size, dtype=np.uint8)
 
     def row(self, units: int) -> int:
-        """The row ``units`` below the top; the street's, from 38 on, count from the bottom."""
+        """The row ``units`` below the top; from 38 on, the street's, counted from the bottom."""
         if units < _SIDEWALK:
             return units * self.unit
         return self.height - (64 - units) * self.unit
@@ -258,7 +258,7 @@ def _draw_buildings(canvas: _Canvas) -> None:
 
 def _draw_windows(canvas: _Canvas, top: int, bottom: int, left: int, right: int) -> None:
     colour = canvas.colour(20, 80) if canvas.rng.random() < 0.6 else canvas.colour(170, 230)
-    # Periods like that of the strip: a stripe alone is no sign of its texture.
+    # Periods like the strip's, so that a single stripe doesn't give away its texture.
     periods, lengths = canvas.pixels(4, 7), canvas.pixels(2, 3)
     for row in range(top, bottom - lengths + 1, periods):
         for column in range(max(left, 0), right - lengths + 1, periods):
@@ -313,7 +313,7 @@ def _draw_roadside(canvas: _Canvas) -> None:
 def _draw_object(
     canvas: _Canvas, slot: tuple[int, int], colour: np.ndarray | None, texture: int
 ) -> None:
-    """An object somewhere in its slot, so that no two overlap."""
+    """An object at a random place in its slot, so that no two overlap."""
     rng, unit = canvas.rng, canvas.unit
     start, end = slot
     shape = int(rng.integers(2))

@@ -1,4 +1,4 @@
-"""Strips of shapes in the files of COCO, where some classes are told by what stands far away."""
+"""Strips of shapes in the format of COCO, where some classes depend on something far away."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from dyngraph.data.generated.scene_writer import write_scenes
 from dyngraph.data.sampling import derive_seed
 
 NEAR_CLASSES: tuple[str, ...] = ("disc", "square")
-"""The classes of :func:`generate_coco` that are told by their own shape."""
+"""The classes of :func:`generate_coco` that have their own shape."""
 
 FAR_CLASSES: tuple[str, ...] = ("sun", "sea")
-"""Those that look the same, triangles, and are told by the colour of a beacon far away."""
+"""Those that look the same, triangles: the colour of a far beacon says which is which."""
 
-# The look of the strips; a finished set of another version is not taken for one of this.
+# The version of the strips' look: a finished set of another version is not reused.
 _VERSION = 1
 
 # As in COCO, some numbers are missing.
 _CATEGORY_IDS = {"disc": 1, "square": 3, "sun": 7, "sea": 18}
 
 _BEACON_COLOURS = {"sun": (240, 150, 30), "sea": (40, 80, 220)}
-# Whole blocks of JPEG: its compression does not carry the colour of the beacon any further.
+# Whole blocks of JPEG, so that its compression does not spread the beacon's colour.
 _BLOCK = 16
 _BEACON_WIDTH = 2 * _BLOCK
 _HEIGHT = 64
@@ -38,7 +38,7 @@ _HEIGHT = 64
 # 195 pixels wide, depends on at most 161 pixels around.
 _DISTANCES = (168, 176)
 
-# Where objects stand: a square place for each, in so many columns.
+# Where objects stand: one square each, in this many columns.
 _SLOT = 32
 _COLUMNS = 3
 _RADII = (11.0, 15.5)
@@ -91,20 +91,19 @@ def generate_coco(
     seed: int = 0,
     progress: bool = True,
 ) -> None:
-    r"""Writes strips of shapes in the files of COCO, for detectors that relate distant places.
+    r"""Writes strips of shapes in the format of COCO, for detectors that relate distant places.
 
     Up to six objects stand near one end of a strip 64 pixels high and 320 or 336 wide. Discs and
     squares are classes of their own (:obj:`NEAR_CLASSES`). Triangles are of the class ``"sun"`` or
-    ``"sea"`` (:obj:`FAR_CLASSES`), and look the same: an orange or a blue beacon tells which. It
-    stands at least 168 pixels from the objects. That is more than
-    :func:`~dyngraph.models.mask_rcnn` with ``"resnet10"`` sees around a box of this size, as long
-    as the picture is not shrunk.
+    ``"sea"`` (:obj:`FAR_CLASSES`) and look the same: an orange or blue beacon says which. It stands
+    at least 168 pixels from the objects. That is farther than :func:`~dyngraph.models.mask_rcnn`
+    with ``"resnet10"`` sees around a box of this size, unless the picture is shrunk.
 
     A tenth of the pictures has no object, and some have a crowd region, dots in the middle of the
     strip. Masks of discs and crowds are run-length encodings, others polygons.
 
-    A picture is a function of the seed, its split and its number. A call for a set that is already
-    there returns at once, and one for an interrupted set completes it.
+    A picture is a function of the seed, its split and its number. If the set is already there, it
+    returns at once; an interrupted set is completed.
 
     Args:
         root: The folder to write, made if it's missing.
@@ -115,8 +114,8 @@ def generate_coco(
 
     Raises:
         ImportError: If ``pycocotools`` is missing.
-        ValueError: If a number of pictures is out of range, or ``root`` holds pictures of other
-            parameters or a data set from elsewhere.
+        ValueError: If a number of pictures is out of range, or ``root`` holds pictures with other
+            parameters or another data set.
     """
 
     def draw(split: str, number: int) -> tuple[Image.Image]:
@@ -134,7 +133,7 @@ def generate_coco(
 def plan_strip(seed: int, split: str, number: int) -> Strip:
     r"""What a picture of :func:`generate_coco` shows."""
     rng = np.random.default_rng(derive_seed("strip", seed, split, number))
-    # On its own, so that nothing else in the picture depends on it.
+    # Drawn on its own, so that nothing else in the picture depends on it.
     far_class = FAR_CLASSES[derive_seed("beacon", seed, split, number) % 2]
     width = _BLOCK * int(rng.integers(20, 22))
     distance = int(rng.integers(_DISTANCES[0], _DISTANCES[1] + 1))
@@ -174,7 +173,7 @@ def plan_strip(seed: int, split: str, number: int) -> Strip:
 def draw_strip(strip: Strip) -> np.ndarray:
     r"""The picture of a strip, ``[H, W, 3]``, uint8."""
     rng = np.random.default_rng(strip.seed)
-    # Waves along rows plus waves along columns are cheap.
+    # Waves along rows plus waves along columns are cheap to compute.
     steps, phases = rng.uniform(0.2, 0.8, 2), rng.uniform(0, 2 * np.pi, 2)
     rows, columns = (
         np.sin(step * np.arange(side) + phase)

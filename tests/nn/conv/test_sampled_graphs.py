@@ -572,6 +572,6 @@ def test_dgmn_says_what_is_missing():
 
 @pytest.mark.parametrize("layer", [partial(RepGraphConv, 4, 4), partial(DGMNConv, 4)])
 def test_messages_are_summed(layer):
-    with pytest.raises(ValueError, match=r"^aggr: expected 'add', .*got 'mean'"):
+    with pytest.raises(ValueError, match=r"^aggr: expected 'add' or 'sum', .*got 'mean'"):
         layer(aggr="mean")
     layer(aggr="sum")
