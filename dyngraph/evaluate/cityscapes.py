@@ -1,4 +1,4 @@
-"""Predictions as files in Cityscapes' format, and their scores by its own judge."""
+"""Predictions as files in Cityscapes' format, and their scores by its official code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> 
 
     A class that is neither in the labels nor in the predictions is NaN, and left out of the mean.
     ``"pixel_accuracy"`` is the share of the labelled pixels whose class is predicted, counted in
-    the confusion matrix of ``cityscapesscripts``, which has no such score.
+    the confusion matrix of ``cityscapesscripts``, which lacks this score.
 
     Args:
         prediction_paths: PNG files of label ids.
@@ -61,10 +61,10 @@ def judge_predictions(prediction_paths: list[Path], label_paths: list[Path]) -> 
         result = judge.evaluateImgLists(
             [str(path) for path in prediction_paths], [str(path) for path in label_paths], args
         )
-    # Its table has the classes that it ignores too.
+    # Its table includes the classes that it ignores.
     scores = {name: float(result["classScores"][name]) for name in CLASS_NAMES}
     ids = TRAIN_ID_TO_ID[: len(CLASS_NAMES)].long()
-    # Rows are labels; any prediction that is none of the 19 is wrong.
+    # Rows are labels; any prediction outside the 19 is wrong.
     labelled = torch.tensor(result["confMatrix"])[ids]
     hits = labelled.gather(1, ids[:, None]).sum()
     return {

@@ -1,4 +1,4 @@
-"""Detections in COCO's results format, and their scores by its own judge."""
+"""Detections in COCO's results format, and their scores by its official code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Detection = dict[str, Any]
 def detections_to_coco(
     image_id: int, prediction: Mapping[str, Tensor], category_ids: Sequence[int]
 ) -> list[Detection]:
-    r"""What a detector of torchvision finds in an image, as the evaluation server takes it.
+    r"""What a torchvision detector finds in an image, in the format of the evaluation server.
 
     Args:
         image_id: The id of the image.
@@ -76,17 +76,17 @@ def detections_to_coco(
 
 
 def write_detections(path: str | Path, detections: Sequence[Detection]) -> None:
-    r"""Writes detections as a results file of COCO, whole as soon as it is there."""
+    r"""Writes detections as a results file of COCO, as a whole or not at all."""
     write_file(Path(path), json.dumps(list(detections), allow_nan=False).encode())
 
 
 def read_detections(path: str | Path) -> list[Detection]:
-    r"""The detections of a results file of COCO, boxes and masks, that nobody has vouched for.
+    r"""The detections, boxes and masks, of an untrusted results file of COCO.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        ValueError: If it isn't a list of detections as :func:`detections_to_coco` returns it. The
-            error names the file and the entry.
+        ValueError: If it isn't a list of detections as from :func:`detections_to_coco`. The error
+            names the file and the entry.
     """
     path = Path(path)
     detections = read_json(path)
@@ -109,24 +109,25 @@ def judge_detections(
     r"""The average precision of boxes and masks, by ``pycocotools``.
 
     As COCO defines it: the mean over 101 recalls, the classes and the thresholds of IoU 0.5, 0.55,
-    …, 0.95, of at most 100 detections of a class in an image. Detections of equal score count in
+    …, 0.95, of at most 100 detections of a class in an image. Detections with equal scores keep
     their order.
 
     Args:
         detections: As :func:`detections_to_coco` returns them.
         annotation_path: The annotation file.
-        image_ids: The ids of the images to judge by, others are left out. Defaults to all.
+        image_ids: The ids of the images to score. Defaults to all.
 
     Returns:
-        ``"box_ap"``; at the IoU 0.5 and 0.75 alone ``"box_ap50"`` and ``"box_ap75"``; and for each
-        class ``"box_ap/<name>"``. The same of the masks, as ``"mask_ap"`` etc. What there is no
-        object for is NaN, where ``pycocotools`` has -1, and such a class is left out of the means.
+        ``"box_ap"``; ``"box_ap50"`` and ``"box_ap75"`` for the IoUs 0.5 and 0.75 alone; and
+        ``"box_ap/<name>"`` for each class. The same for masks, as ``"mask_ap"`` etc. Scores without
+        any object are NaN, where ``pycocotools`` has -1, and such classes are left out of the
+        means.
 
     Raises:
         ImportError: If ``pycocotools`` is missing.
         FileNotFoundError: If the annotation file is missing.
         ValueError: If the annotation file or a detection is broken, a detection's image or category
-            is not in the file, or ``image_ids`` is empty or has an image that's not in the file.
+            is not in the file, or ``image_ids`` is empty or has one that is not in the file.
     """
     try:
         coco, cocoeval = map(import_module, ("pycocotools.coco", "pycocotools.cocoeval"))
@@ -156,7 +157,7 @@ def judge_detections(
         for id, detection in enumerate(detections, start=1)
     ]
     scores: dict[str, float] = {}
-    # pycocotools tells what it does.
+    # pycocotools prints what it does.
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _index(coco.COCO(), content)
         found = _index(coco.COCO(), {**content, "annotations": results})
@@ -234,5 +235,5 @@ def _index(coco: Any, content: dict[str, Any]) -> Any:
 
 
 def _mean(precision: np.ndarray) -> float:
-    """The mean over IoUs and recalls, which are all -1 where there is no object."""
+    """The mean over IoUs and recalls; all are -1 if there is no object."""
     return float(precision.mean()) if precision.min() >= 0 else math.nan

@@ -51,25 +51,25 @@ def detect_folder(
     where … is the path of the image in ``images`` without its suffix. Images are upright, as
     viewers show them: turned as their EXIF orientation says. So is what is written.
 
-    Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
-    which model and image they are, and an image is skipped if its detections are there and of both,
-    so that an interrupted run goes on where it stopped.
+    No file is ever half-written. With a ``model_digest``, ``records/….json`` says which model and
+    image they come from, and an image is skipped if its detections come from both, so that an
+    interrupted run continues where it stopped.
 
     Args:
-        model: A detector, such as :func:`~dyngraph.models.mask_rcnn`. It is run in evaluation mode,
-            where its parameters are.
+        model: A detector, such as :func:`~dyngraph.models.mask_rcnn`. It runs in evaluation mode,
+            on the device of its parameters.
         images: The folder of images.
         out: The folder to write, made if it's missing. It must not be inside ``images``.
-        class_names: The name of each class, those of the labels 1, 2, ….
+        class_names: The names of the classes, for the labels 1, 2, ….
         category_ids: COCO's number of each class.
         palette: The colour of each class, ``[C, 3]``, uint8.
         threshold: The smallest score of an object that is drawn.
         progress: Whether to show a progress bar.
-        model_digest: What tells the model from others, such as the digest of its checkpoint.
-            Defaults to detecting everything anew.
+        model_digest: Identifies the model, such as the digest of its checkpoint. Defaults to
+            detecting everything anew.
         max_pixels: The most pixels that an image may have.
-        on_unreadable: Called with the error of an image that cannot be read, which is then skipped,
-            and its former detections removed. Defaults to raising the error.
+        on_unreadable: Called with the error of an image that cannot be read, which is then skipped;
+            its old detections are removed. Defaults to raising the error.
 
     Returns:
         The JSON files of the images that were not skipped, sorted by image.
@@ -119,7 +119,7 @@ def _name(path: Path, images: Path, suffix: str) -> Path:
 def _named(
     detected: dict[str, Tensor], category_ids: Sequence[int], names: dict[int, str]
 ) -> list[dict[str, Any]]:
-    """COCO's results with the names of classes, for an image that has no number."""
+    """COCO's results with names of classes, for an image that has no number."""
     results = detections_to_coco(0, detected, category_ids)
     return [
         {"category": names[result["category_id"]]}

@@ -1,4 +1,4 @@
-"""Detections for images that a file of COCO lists, for its evaluation server."""
+"""Detections for the images that a COCO file lists, for its evaluation server."""
 
 from __future__ import annotations
 
@@ -36,35 +36,34 @@ def detect_listed(
     max_pixels: int = MAX_PIXELS,
     on_unreadable: OnUnreadable | None = None,
 ) -> Path:
-    r"""Detects objects in the images that a file of COCO lists, and writes one results file.
+    r"""Detects objects in the images that a COCO file lists, and writes one results file.
 
     It holds a list of all detections: ``image_id``, ``category_id``, ``bbox`` (x, y, width, height,
-    in pixels), ``score`` and ``segmentation``, as COCO's evaluation server takes them, for boxes
-    and for masks. From ``image_info_test-dev2017.json`` comes
+    in pixels), ``score`` and ``segmentation``, for COCO's evaluation server, for boxes and for
+    masks. From ``image_info_test-dev2017.json`` comes
     ``detections_test-dev2017_dyngraph_results.json``.
 
-    The detections of an image are written to ``results/<id>.json`` as soon as they are there. With
-    a ``model_digest``, ``records/<id>.json`` says of which model and image they are, and an image
-    is skipped if its detections are there and of both, so that an interrupted run goes on where it
+    The detections of each image are written to ``results/<id>.json`` at once. With a
+    ``model_digest``, ``records/<id>.json`` says which model and image they come from, and an image
+    is skipped if its detections come from both, so that an interrupted run continues where it
     stopped.
 
     Args:
         model: From images ``[3, H, W]`` to detections, such as
-            :func:`~dyngraph.models.mask_rcnn`. It is run in evaluation mode, where its parameters
-            are.
+            :func:`~dyngraph.models.mask_rcnn`. It runs in evaluation mode, on the device of its
+            parameters.
         image_info: COCO's JSON file of images and categories; annotations are not needed.
         images: The folder of images.
         out: The folder to write, made if it's missing. It must not be inside ``images``.
-        categories: The names of the categories that the model finds by COCO's numbers, that of
-            label 1 first.
+        categories: The names of the categories that the model finds, by COCO's numbers, in the
+            order of the labels.
         progress: Whether to show a progress bar.
-        model_digest: What tells the model from others, such as the digest of its checkpoint.
-            Defaults to detecting everything anew.
+        model_digest: Identifies the model, such as the digest of its checkpoint. Defaults to
+            detecting everything anew.
         max_pixels: The most pixels that an image may have.
-        on_unreadable: Called with the error of an image that cannot be read or is not of the size
-            that ``image_info`` says. The others are still detected, but the results file, which
-            would not be of all images, is not written, and a former one is removed. Defaults to
-            raising the error.
+        on_unreadable: Called with the error of an image that cannot be read or does not have the
+            size in ``image_info``. The others are still detected, but the results file, which would
+            be incomplete, is not written, and an old one is removed. Defaults to raising the error.
 
     Returns:
         The results file.
@@ -72,10 +71,10 @@ def detect_listed(
     Raises:
         FileNotFoundError: If ``image_info`` or an image that it lists is missing.
         ValueError: If ``image_info`` is broken, lists no image or other categories than the model
-            finds, an image is not of the size that it says and there is no ``on_unreadable``, a
-            file in ``out`` is of other images, or ``out`` is inside ``images``.
-        OSError: If an image cannot be read or has too many pixels, with ``on_unreadable`` after all
-            others are done, or a file cannot be written.
+            finds, an image does not have the size in it and there is no ``on_unreadable``, a file
+            in ``out`` is for other images, or ``out`` is inside ``images``.
+        OSError: If an image cannot be read or has too many pixels (with ``on_unreadable``, after
+            all others are done), or a file cannot be written.
     """
     path, images, out = Path(image_info), Path(images), Path(out)
     check_outside(images, out)
@@ -107,8 +106,8 @@ def detect_listed(
     if skipped:
         results.unlink(missing_ok=True)
         raise OSError(
-            f"{results}: expected all {len(listed)} images of {path}, but {skipped} could not be "
-            "read: it is not written"
+            f"{results}: not written: expected all {len(listed)} images of {path}, but {skipped} "
+            "could not be read"
         )
     write_file(results, f"[{', '.join(_detections(outputs))}]".encode())
     return results

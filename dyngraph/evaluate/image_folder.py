@@ -9,9 +9,9 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def find_images(images: Path) -> list[Path]:
-    r"""The PNG and JPEG files of a folder and those below, sorted.
+    r"""The PNG and JPEG files in a folder and those below, sorted.
 
-    Not what macOS writes beside them on other disks, ``._<name>``.
+    Without the files ``._<name>`` that macOS writes beside them on foreign disks.
 
     Raises:
         FileNotFoundError: If the folder is missing.
@@ -30,7 +30,7 @@ def find_images(images: Path) -> list[Path]:
 
 
 def check_outside(images: Path, out: Path) -> None:
-    r"""Checks that what is written is not among the images.
+    r"""Checks that the output is not among the images.
 
     Raises:
         ValueError: If ``out`` is inside ``images``.
@@ -40,10 +40,10 @@ def check_outside(images: Path, out: Path) -> None:
 
 
 def check_distinct(outputs: Mapping[Path, Sequence[Path]]) -> None:
-    r"""Checks that no file is written for two images.
+    r"""Checks that no two images share an output file.
 
     Raises:
-        ValueError: If one would be.
+        ValueError: If two do.
     """
     sources: dict[Path, Path] = {}
     for path, files in outputs.items():

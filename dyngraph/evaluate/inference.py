@@ -1,4 +1,4 @@
-"""How the class probabilities of an image are made."""
+"""How the class probabilities of an image are computed."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from dyngraph.evaluate.sliding_window import Size, sliding_scores, window_corner
 
 @dataclass(frozen=True)
 class Inference:
-    r"""How a segmenter sees an image: at which scales, through which windows, from which sides.
+    r"""How a segmenter sees an image: at which scales, through which windows, flipped or not.
 
     ``inference(model, image)`` resizes the image bilinearly to each scale, runs the model window by
     window, averages the scores where windows overlap, resizes them bilinearly to the image's size
     and turns them into probabilities. It does the same to the flipped image and flips the result
-    back. All these probabilities are averaged. Without any argument, the model sees the image once,
-    as it is.
+    back. All these probabilities are averaged. By default, the model sees the image once, as it is.
 
-    Sums are kept, not their terms: memory does not grow with the number of windows, scales and
-    flips, and nothing is kept for gradients.
+    Only sums are kept, so memory does not grow with the number of windows, scales and flips, and
+    nothing is kept for gradients.
 
     Args:
-        window: The height and width of the windows in pixels of the resized image, to which they
-            are cut. Defaults to the whole resized image.
+        window: The height and width of the windows in pixels of the resized image, cropped to it.
+            Defaults to the whole resized image.
         stride: The rows and columns from window to window. The last window of each axis ends with
             the image. Defaults to two thirds of the window, rounded up.
         scales: The factors of the image's size; sizes are rounded.
-        flip: Whether the image is seen flipped horizontally too.
+        flip: Whether the model also sees the image flipped horizontally.
 
     Raises:
         ValueError: If ``window`` or ``stride`` is not a positive height and width, ``stride`` is
@@ -72,7 +71,7 @@ class Inference:
             model: From images ``[B, 3, h, w]`` to class scores ``[B, C, h, w]``, such as a
                 :class:`~dyngraph.train.SegmentationTask` in evaluation mode.
             image: ``[B, 3, H, W]``, normalised.
-            progress: Whether to show a progress bar of forward passes, which goes away at the end.
+            progress: Whether to show a progress bar of forward passes, which disappears at the end.
 
         Returns:
             ``[B, C, H, W]``, in float32 where the model's scores are of a half type.

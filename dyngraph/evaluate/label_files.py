@@ -1,4 +1,4 @@
-"""Scores of predictions that are files."""
+"""Scores of predictions in files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def score_predictions(
 
     Args:
         predictions: PNG files of classes, 8-bit grey.
-        labels: For each the true classes ``[H, W]``, 255 = ignored.
+        labels: The true classes ``[H, W]`` for each, 255 = ignored.
         class_names: The name of each class.
         max_pixels: The most pixels that a file may have.
 
@@ -34,7 +34,7 @@ def score_predictions(
 
     Raises:
         OSError: If a file cannot be read as a PNG image, or has more pixels than ``max_pixels``.
-        ValueError: If there is not a label for each, or a file's size or values don't fit.
+        ValueError: If there is not one label per prediction, or a file's size or values don't fit.
     """
     num_classes = len(class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)

@@ -23,7 +23,7 @@ class MultiplyAdds:
         dense: Those of convolutions and matrix products.
         sampling: Those of dyngraph's operators. Attention counts by its definition, as in the
             papers: each table is interpolated once, then scored, then summed. The other operators
-            count what they compute, one for each corner and channel.
+            count what they compute, one per corner and channel.
     """
 
     dense: int
@@ -31,16 +31,16 @@ class MultiplyAdds:
 
     @property
     def total(self) -> int:
-        r"""All of them."""
+        r"""Their sum."""
         return self.dense + self.sampling
 
 
 def count_multiply_adds(module: nn.Module, *shape: int) -> MultiplyAdds:
     r"""Counts the multiply-adds of ``module`` on an input of the given shape.
 
-    Runs on the meta device: nothing is computed and no memory is taken, whatever the size.
+    Runs on the meta device: nothing is computed and no memory is used, whatever the size.
     Elementwise work (normalisation, activations, softmax) is not counted. torchvision's deformable
-    convolution counts as the convolution that it is once its samples are interpolated.
+    convolution counts as an ordinary convolution of its interpolated samples.
 
     Args:
         module: Any module that takes one tensor. It is copied, and counted in evaluation mode.
@@ -59,8 +59,8 @@ def count_multiply_adds(module: nn.Module, *shape: int) -> MultiplyAdds:
 
 
 def _mapping() -> dict[Any, Callable[..., int]]:
-    """The operators that PyTorch's counter does not know, and how many operations they are."""
-    # There only where torchvision is imported.
+    """The operators that PyTorch's counter does not know, and their numbers of operations."""
+    # Exists only if torchvision is imported.
     known = hasattr(torch.ops.torchvision, "deform_conv2d")
     return {torch.ops.torchvision.deform_conv2d: _deformable} if known else {}
 

@@ -48,36 +48,35 @@ def predict_folder(
 
     - ``labels/….png``, the class of every pixel, 8-bit grey;
     - ``overlays/….png``, the image blended with the colours of the classes;
-    - with ``label_ids``, ``label_ids/…_pred_labelIds.png``, what the evaluation server of
-      Cityscapes takes,
+    - with ``label_ids``, ``label_ids/…_pred_labelIds.png``, for Cityscapes' evaluation server,
 
     where … is the path of the image in ``images`` without its suffix; the server wants one folder,
-    so that the third has the name alone. Images are upright, as viewers show them: turned as their
-    EXIF orientation says. So is what is written.
+    so the last has only the name. Images are upright, as viewers show them: turned as their EXIF
+    orientation says. So is what is written.
 
-    Files are whole as soon as they are there. With a ``model_digest``, ``records/….json`` says of
-    which model and image they are, and an image is skipped if its files are there and of both, so
-    that an interrupted run goes on where it stopped.
+    No file is ever half-written. With a ``model_digest``, ``records/….json`` says which model and
+    image they come from, and an image is skipped if its files come from both, so that an
+    interrupted run continues where it stopped.
 
     Args:
         model: From normalised images ``[1, 3, H, W]`` to class scores ``[1, C, H, W]``, such as a
-            :class:`~dyngraph.train.SegmentationTask`. It is run in evaluation mode, where and in
-            the type in which its parameters are.
+            :class:`~dyngraph.train.SegmentationTask`. It runs in evaluation mode, on the device and
+            in the dtype of its parameters.
         images: The folder of images.
         out: The folder to write, made if it's missing. It must not be inside ``images``.
         inference: How the model sees an image.
         palette: The RGB colours of the classes, ``[C, 3]``, uint8.
-        label_ids: Whether classes are the training ids of Cityscapes, and to be written as its
-            label ids too. The names of all images then have to end in ``_leftImg8bit.png``.
+        label_ids: Whether classes are the training ids of Cityscapes, to be written as its label
+            ids too. The names of all images must then end in ``_leftImg8bit.png``.
         progress: Whether to show a progress bar, on a terminal.
-        paths: Only these images in the folder. Defaults to all.
+        paths: The images in the folder to predict. Defaults to all.
         normalize: From images ``[3, H, W]``, uint8, to what the model sees. Defaults to
             :func:`~dyngraph.data.eval_transform`.
-        model_digest: What tells the model from others, such as the digest of its checkpoint.
-            Defaults to predicting everything anew.
+        model_digest: Identifies the model, such as the digest of its checkpoint. Defaults to
+            predicting everything anew.
         max_pixels: The most pixels that an image may have.
-        on_unreadable: Called with the error of an image that cannot be read, which is then skipped,
-            and its former files removed. Defaults to raising the error.
+        on_unreadable: Called with the error of an image that cannot be read, which is then skipped;
+            its old files are removed. Defaults to raising the error.
 
     Returns:
         The label files of the images that were not skipped, sorted by image.

@@ -1,4 +1,4 @@
-"""Of which model and of which image a prediction is."""
+"""Records of which model and which image a prediction comes from."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ def file_digest(path: str | Path) -> str:
 
 
 class Records:
-    r"""Files that say of what others were made, so that those are made anew if it has changed.
-
-    There is one for each image, ``….json``: the digests of the model and of the image, and a digest
-    of all settings. It is written after the files that it is about, and removed before.
+    r"""Files that say what others were made from, so that those are made anew when it changes.
+    There is one per image, ``….json``: the digests of the model and of the image, and a digest of
+    all settings. It is written after the files that it is about, and removed before them.
 
     Args:
         folder: Their folder.
-        model_digest: What tells the model from others, such as the digest of its checkpoint. None:
-            nothing is recorded and everything is made anew.
-        settings: What the files depend on beside model and image. Their ``repr`` tells them apart.
+        model_digest: Identifies the model, such as the digest of its checkpoint. None: nothing is
+            recorded and everything is made anew.
+        settings: What the files depend on besides model and image, compared by ``repr``.
     """
 
     def __init__(self, folder: Path, model_digest: str | None, *settings: object) -> None:
@@ -35,7 +34,7 @@ class Records:
         self.settings_digest = hashlib.sha256(repr(settings).encode()).hexdigest()
 
     def start(self, name: str | Path, image: Path, outputs: Iterable[Path]) -> bool:
-        r"""Whether the files of an image have to be made. The record of former ones is removed.
+        r"""Whether the files of an image have to be made. If so, removes their old record.
 
         Args:
             name: The name of the record, without its suffix.
@@ -54,7 +53,7 @@ class Records:
         return True
 
     def finish(self, name: str | Path, image: Path) -> None:
-        r"""Writes the record of an image whose files are there."""
+        r"""Writes the record of an image whose files have been written."""
         if self.model_digest is not None:
             write_file(self._path(name), self._content(image))
 
@@ -62,7 +61,7 @@ class Records:
         try:
             return path.read_bytes() == self._content(image)
         except OSError:
-            # Whoever reads the image next can say what is wrong with it.
+            # The next to read the image can say what is wrong with it.
             return False
 
     def _path(self, name: str | Path) -> Path:

@@ -13,8 +13,8 @@ def class_iou(confusion: Tensor) -> Tensor:
         \mathrm{IoU}_c = \frac{TP_c}{TP_c + FP_c + FN_c}
 
     Args:
-        confusion: Numbers of pixels ``[C, C]``, a row for each true class and a column for each
-            predicted one, without ignored pixels.
+        confusion: Numbers of pixels ``[C, C]``, one row per true class and one column per predicted
+            one, without ignored pixels.
 
     Returns:
         ``[C]``, float64. A class that is neither in the labels nor in the predictions is NaN, as in
@@ -36,5 +36,5 @@ def mean_iou(confusion: Tensor, classes: list[int] | None = None) -> float:
 
 
 def pixel_accuracy(confusion: Tensor) -> float:
-    r"""The share of pixels whose class is predicted, NaN if there are none."""
+    r"""The share of pixels whose class is predicted; NaN if there are no pixels."""
     return float(confusion.diagonal().sum().double() / confusion.sum())

@@ -13,12 +13,12 @@ Size = tuple[int, int]
 def window_corners(size: Size, window: Size, stride: Size) -> list[tuple[int, int]]:
     r"""The top left corners of the windows that cover an image.
 
-    Windows are ``stride`` apart. The last one of each axis ends with the image; one that is larger
-    than the image starts with it.
+    Windows are ``stride`` apart. The last one along each axis ends with the image; one larger than
+    the image starts with it.
 
     Args:
         size: The height and width of the image.
-        window: Those of a window.
+        window: The height and width of a window.
         stride: The rows and columns from window to window, at most ``window``.
     """
     rows, columns = map(_starts, size, window, stride)
@@ -28,10 +28,10 @@ def window_corners(size: Size, window: Size, stride: Size) -> list[tuple[int, in
 def sliding_scores(
     model: Callable[[Tensor], Tensor], image: Tensor, window: Size, stride: Size
 ) -> Tensor:
-    r"""The scores of an image, averaged over the windows that overlap in a pixel.
+    r"""The scores of an image, averaged over the windows that cover a pixel.
 
-    Every window goes through the model alone, cut to the image where it is larger. With a window
-    that covers the image the scores are those of the model, bit for bit.
+    Every window goes through the model separately, cropped to the image. With a window that covers
+    the image the scores are the model's, bit for bit.
 
     Args:
         model: From images to class scores of their size.

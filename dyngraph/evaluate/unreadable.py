@@ -1,4 +1,4 @@
-"""Images that cannot be read, among others that can."""
+"""Skipping images that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 OnUnreadable = Callable[[OSError | ValueError], None]
-r"""What is called with the error of an image that cannot be read; it names the file."""
+r"""Called with the error of an image that cannot be read; the error names the file."""
 
 
 def read_or_skip(
@@ -18,7 +18,7 @@ def read_or_skip(
 
     Args:
         read: Reads the image.
-        outputs: The files that are made of it. Of a skipped image, former ones are removed.
+        outputs: The files made from it. Those of a skipped image are removed.
         on_unreadable: Called with the error, if the image cannot be read. Defaults to raising it.
 
     Returns:
@@ -26,7 +26,7 @@ def read_or_skip(
 
     Raises:
         OSError: If it cannot be read, and there is no ``on_unreadable``.
-        ValueError: If it is of another kind or size than expected, likewise.
+        ValueError: Likewise, if it has another format or size than expected.
     """
     try:
         return read()

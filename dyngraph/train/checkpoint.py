@@ -1,4 +1,4 @@
-"""Checkpoints: written as a whole or not at all, and read with suspicion."""
+"""Checkpoints: written as a whole or not at all, and not trusted when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMENT_LENGTH = len(_TAG) + hashlib.sha256().digest_size * 2
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    r"""Writes checkpoints that name their own digest, and keeps the former one if that fails.
+    r"""Writes checkpoints that hold their own digest; if that fails, the previous one stays.
 
     The digest is the comment of the ZIP archive, so that file and digest are written at once. The
     error names the file.
@@ -38,11 +38,12 @@ class CheckpointFiles(TorchCheckpointIO):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     r"""Reads a checkpoint of :func:`~dyngraph.train.fit`. Nothing in it is executed.
 
-    What :func:`~dyngraph.train.fit` writes names its SHA-256 digest, which is checked. Checkpoints
-    of other programs, and of earlier versions, name none and are read as they are.
+    What :func:`~dyngraph.train.fit` writes holds its SHA-256 digest, which is checked. Checkpoints
+    of other programs, and of earlier versions, have none and are read unchecked.
 
     Raises:
-        OSError: If the file is missing, is damaged or is no readable checkpoint of a training run.
+        OSError: If the file is missing or damaged, or is not a readable checkpoint of a training
+            run.
     """
     wanted = f"{path}: expected a readable checkpoint"
     try:
@@ -57,8 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         checkpoint["state_dict"], checkpoint["global_step"]
-    # PyTorch has no common base class for what it raises on broken files, and its own words are
-    # riddles, or advise to run whatever is in the file.
+    # PyTorch has no common base class for what it raises on broken files, and its messages are
+    # cryptic, or advise running whatever is in the file.
     except Exception as error:
         found = "a file that is broken or holds more than weights and settings (none was run)"
         raise OSError(f"{wanted}, got {found}") from error
@@ -66,13 +67,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_weights(task: nn.Module, path: str | Path) -> int:
-    r"""Loads the weights of a checkpoint into a task. Its digest is checked, if it names one.
+    r"""Loads the weights of a checkpoint into a task. Its digest is checked, if it has one.
 
     Returns:
         The iteration at which it was saved.
 
     Raises:
-        OSError: If the file is missing, is damaged or is no readable checkpoint.
+        OSError: If the file is missing or damaged, or is not a readable checkpoint.
         ValueError: If it is of another architecture.
     """
     checkpoint = read_checkpoint(path)

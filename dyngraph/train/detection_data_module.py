@@ -24,17 +24,16 @@ class DetectionDataModule(ImageDataModule):
     over the images has its own order, every sample its own augmentation.
 
     Args:
-        root: The folder of the data set; ``"generated"``: a small one in its format, which is
-            generated in ``runs/generated``.
+        root: The folder of the data set; ``"generated"``: a small one in its format, generated in
+            ``runs/generated``.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too.
-        max_pixels: The most pixels that an image may have; more is taken for an attack on the
-            memory.
-        check: Whether all segmentations are decoded before the first step. Defaults to whether
-            there are at most 2,000 images. Headers and sizes of all images are checked in any case.
+        max_pixels: The most pixels that an image may have; more counts as an attack on memory.
+        check: Whether all segmentations are decoded before the first step. By default, they are if
+            there are at most 2,000 images. Headers and sizes of all images are always checked.
 
     Raises:
         ValueError: If ``train_split`` is unknown or a number is out of range.

@@ -1,4 +1,4 @@
-"""Training and judging a detector."""
+"""Training and scoring a detector."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class DetectionTask(SeededTask):
     r"""A detector with its losses, optimiser, learning rate schedule and COCO's scores.
 
     The learning rate grows linearly from ``warmup_factor`` times
-    ``lr`` to ``lr``, and is divided by ten at each of ``decay_steps``. By default it is the
-    schedule "1x", for 16 images an iteration and 90,000 iterations. Whatever is random in iteration
-    t (which proposals are trained on) is a function of ``seed`` and t alone, so a resumed run goes
-    on exactly as if it had never stopped.
+    ``lr`` to ``lr``, and is divided by ten at each of ``decay_steps``. By default it is the "1x"
+    schedule, for 16 images per iteration and 90,000 iterations. Whatever is random in iteration t
+    (which proposals are trained on) is a function of ``seed`` and t alone, so a resumed run
+    continues exactly as if it had never stopped.
 
     Args:
         model: From images and targets to losses while training, and otherwise from images to
             detections, as :func:`~dyngraph.models.mask_rcnn`.
         annotation_path: COCO's JSON file of the validation images.
-        category_ids: COCO's number of each class, that of the labels 1, 2, ….
+        category_ids: COCO's number for each of the labels 1, 2, ….
         lr: The learning rate.
-        optimizer: ``"sgd"``, as in RepGraph and DGMN, ``"adamw"``, as in DGMN2 (with it a
-            network that has no pretrained weights learns faster), or a function that makes an
-            optimiser of groups of parameters.
-        momentum: That of stochastic gradient descent.
-        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
+        optimizer: ``"sgd"``, as in RepGraph and DGMN, ``"adamw"``, as in DGMN2 (without pretrained
+            weights, a network learns faster with it), or a function that makes an optimiser for
+            groups of parameters.
+        momentum: The momentum of stochastic gradient descent.
+        weight_decay: The optimiser's weight decay, see :func:`parameter_groups`.
         warmup_steps: The iterations in which the learning rate grows.
         warmup_factor: Its share at the start.
         decay_steps: The iterations at which it is divided by ten.
-        scheduler: Another schedule, of a step an iteration. It is a function of an optimiser, such
-            as ``partial(CosineAnnealingLR, T_max=40_000)``.
-        seed: What all randomness is derived from.
+        scheduler: Another schedule, stepped every iteration: a function of an optimiser, such as
+            ``partial(CosineAnnealingLR, T_max=40_000)``.
+        seed: The seed of all randomness.
 
     Raises:
         ValueError: If ``optimizer`` is unknown, or ``weight_decay`` or a number of the schedule is

@@ -1,4 +1,4 @@
-"""How long a run will take, and how much memory."""
+"""How much time and memory a run will take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MEASURED = 7
 
 
 class Estimate(lightning.Callback):
-    r"""Says after a few iterations how long all of them will take, and the memory they need."""
+    r"""Says after a few iterations how much time and memory all of them will take."""
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
         self._first = trainer.global_step + _WARM_UP
@@ -32,13 +32,13 @@ class Estimate(lightning.Callback):
             rank_zero_info(
                 f"An iteration takes {seconds:.2f} s, the remaining "
                 f"{trainer.max_steps - step} about {rest} without validation; "
-                f"memory: {_peak_gigabytes(trainer.strategy.root_device):.1f} GB a process"
+                f"memory: {_peak_gigabytes(trainer.strategy.root_device):.1f} GB per process"
             )
 
 
 def _peak_gigabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    # In KiB, but in bytes on macOS.
+    # In KiB, except on macOS, where it is in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9

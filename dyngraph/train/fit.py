@@ -35,12 +35,12 @@ _LEAST = {
     "min_steps": 0,
 }
 
-# Where Lightning has the iteration from.
+# Where Lightning takes the iteration from.
 _STEP = "step"
 
 
 class LogScores(lightning.Callback):
-    r"""Has scores logged at the number of iterations before them, and written at once.
+    r"""Logs scores at the number of iterations before them, and writes them at once.
 
     Lightning counts one less, except after the last iteration.
     """
@@ -56,7 +56,7 @@ class LogScores(lightning.Callback):
 
 
 class SaveAtTheEnd(lightning.Callback):
-    r"""Saves a checkpoint after the last iteration, whatever the interval of the others."""
+    r"""Saves a checkpoint after the last iteration, whatever the interval between checkpoints."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,7 +67,7 @@ class SaveAtTheEnd(lightning.Callback):
 
 
 class Record(lightning.Callback):
-    r"""Puts into each checkpoint what is recorded of its run."""
+    r"""Puts the record of the run into each checkpoint."""
 
     def __init__(self, record: Mapping[str, Any] | None) -> None:
         self.record = record
@@ -99,48 +99,49 @@ def fit(
 ) -> dict[str, float]:
     r"""Trains ``task`` and returns its scores on the validation images.
 
-    Logs go to ``folder`` for TensorBoard and as CSV: ``csv/metrics.csv``, and ``csv-N`` for the
-    part of a run that was resumed at iteration N, which :func:`read_log` reads. They have the
-    scores of every validation. ``last.ckpt`` there is replaced as a whole every
+    Logs go to ``folder`` for TensorBoard and as CSV: ``csv/metrics.csv``, and ``csv-N/metrics.csv``
+    for the part of a run that was resumed at iteration N; :func:`read_log` reads them. They have
+    the scores of every validation. ``last.ckpt`` there is replaced as a whole every
     ``checkpoint_every`` iterations and after the last one. Started again with ``resume``, a run
-    goes on from it and, on a CPU, ends with the same weights, bit for bit, as one that was never
-    interrupted. At SIGINT (Ctrl-C) and SIGTERM, a run saves a checkpoint after the current
-    iteration and ends.
+    continues from it and, on a CPU, ends with the same weights, bit for bit, as one that was never
+    interrupted. On SIGINT (Ctrl-C) or SIGTERM, a run saves a checkpoint after the current iteration
+    and ends.
 
-    A resumed run takes the learning rate, the other settings of the optimiser and ``max_steps`` as
-    they are now; the schedule of the learning rate follows.
+    A resumed run takes the current learning rate, other settings of the optimiser and
+    ``max_steps``; the learning rate's schedule adapts.
 
-    The files of a :class:`SegmentationDataModule` or :class:`DetectionDataModule` are checked
-    before the first iteration, those of the validation images too.
+    All files of a :class:`SegmentationDataModule` or :class:`DetectionDataModule`, for training and
+    validation, are checked before the first iteration.
 
     Args:
-        task: What is trained.
-        data: What it is trained and judged on.
+        task: The task to train.
+        data: The images to train and score it on.
         folder: Where logs and checkpoints are written.
         max_steps: The number of iterations.
-        resume: Whether to go on from the checkpoint in ``folder``, if there is one.
-        checkpoint_every: The iterations from checkpoint to checkpoint.
-        validate_every: The iterations from validation to validation. Defaults to once, at the end.
-        callbacks: Callbacks beside those that log, save and estimate, such as Lightning's
+        resume: Whether to continue from the checkpoint in ``folder``, if there is one.
+        checkpoint_every: The iterations between checkpoints.
+        validate_every: The iterations between validations. Defaults to one at the end.
+        callbacks: More callbacks than those that log, save and estimate, such as Lightning's
             ``EMAWeightAveraging``.
-        plugins: Plugins of the trainer beside the one that writes checkpoints.
-        loggers: Loggers beside those for TensorBoard and CSV, such as Lightning's ``MLFlowLogger``.
+        plugins: More plugins of the trainer than the one that writes checkpoints.
+        loggers: More loggers than those for TensorBoard and CSV, such as Lightning's
+            ``MLFlowLogger``.
         record: Plain containers that go into the checkpoints, such as those of the command line:
             ``settings`` in groups, and ``classes`` with their ``names`` and ``palette``. A run is
-            only resumed with the same classes, and with the same settings but for some.
+            only resumed with the same classes, and with the same settings except for some.
         **trainer_options: Arguments of :class:`lightning.Trainer`, such as ``accelerator``,
             ``devices``, ``precision`` or ``sync_batchnorm``.
 
     Raises:
         FileExistsError: If ``folder`` has a checkpoint and ``resume`` is False.
         BlockingIOError: If another process trains in ``folder``.
-        ValueError: If the checkpoint is of another architecture, of a later iteration than
-            ``max_steps``, or ``record`` differs from that of the run in what has to stay; if a
-            number of iterations is not positive, or a file of the data is not as it should be.
+        ValueError: If the checkpoint is of another architecture or of a later iteration than
+            ``max_steps``, ``record`` differs from the run's in what must stay the same, a number of
+            iterations is not positive, or a data file is wrong.
         OSError: If the checkpoint cannot be read or is damaged, a file cannot be written, or an
             image cannot be read.
-        ChildProcessError: If a process that loads data is killed.
-        ConnectionError: If another process of a distributed run is.
+        ChildProcessError: If a data-loading process is killed.
+        ConnectionError: If another process of a distributed run is killed.
         Interrupted: After SIGINT or SIGTERM. It is a :class:`SystemExit`, with status 130 or 143.
     """
     check_at_least(1, max_steps=max_steps, checkpoint_every=checkpoint_every)
@@ -160,7 +161,7 @@ def fit(
                 default_root_dir=folder,
                 logger=[
                     TensorBoardLogger(folder, name=None, version=_TENSORBOARD),
-                    # Its own folder for each part of the run: this logger replaces what it finds.
+                    # One folder per part of the run: this logger replaces what it finds.
                     CsvLog(Path(folder, f"csv-{start}" if start else "csv")),
                     *loggers,
                 ],
@@ -178,7 +179,7 @@ def fit(
                     Estimate(),
                     Record(record),
                     *callbacks,
-                    # After all that an iteration changes.
+                    # After everything that an iteration changes.
                     stop,
                 ],
                 check_val_every_n_epoch=None,
@@ -188,7 +189,7 @@ def fit(
                 use_distributed_sampler=False,
                 **trainer_options,
             )
-            # Everything else that is written has its own name in errors.
+            # Errors in writing anything else name their file.
             with name_lost_processes(checkpoint), naming(Path(folder, _TENSORBOARD)):
                 trainer.fit(
                     task,
@@ -206,12 +207,12 @@ def fit(
 def _ending_process_group() -> Iterator[None]:
     """Ends the process group that a run starts.
 
-    Left to the end of the process, its threads abort that now and then.
+    Otherwise its threads sometimes abort the process at exit.
     """
     ours = distributed.is_available() and not distributed.is_initialized()
     try:
         yield
-    # Where another process is lost, there is nobody to part from.
+    # If another process is lost, there is no group left to end.
     except Interrupted:
         _end_process_group(ours)
         raise
@@ -224,7 +225,7 @@ def _end_process_group(ours: bool) -> None:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Checks the numbers that Lightning takes, but that make no run."""
+    """Checks for numbers that Lightning accepts but with which nothing runs."""
     for name, least in _LEAST.items():
         if options.get(name) is not None:
             check_at_least(least, **{name: options[name]})
@@ -252,7 +253,7 @@ def _start(
     if recorded is not None and record is not None:
         check_settings(path, recorded["settings"], record["settings"])
         check_classes(path, recorded["classes"], record["classes"])
-    # Lightning loads it again, with the state of all else; but its errors don't name the file.
+    # Lightning loads it again, with all other state, but its errors don't name the file.
     put_weights(task, checkpoint, path)
     step: int = checkpoint["global_step"]
     if step > max_steps:

@@ -17,10 +17,10 @@ LOCK = ".lock"
 
 @contextmanager
 def lock_folder(folder: str | Path) -> Iterator[None]:
-    r"""Keeps a folder for the run of this process, as long as the process lives.
+    r"""Keeps a folder for this process's run, as long as the process lives.
 
-    The system frees it, whatever ends the process. Of the processes of a distributed run the first
-    keeps it for all. The file that is locked, ``.lock``, stays and means nothing by itself.
+    The system frees it, however the process ends. In a distributed run, the first process keeps it
+    for all. The locked file, ``.lock``, stays and means nothing by itself.
 
     Raises:
         BlockingIOError: If the run of another process has it. The error names that process.
@@ -33,14 +33,14 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         try:
-            # The locks of flock would be inherited by the processes that load data.
+            # Data-loading processes would inherit locks of flock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             process = file.read().decode()
             raise BlockingIOError(
-                f"{folder}: process {process} trains here: wait for its end, or choose another "
-                "folder"
+                f"{folder}: process {process} is training here: wait until it ends, or choose "
+                "another folder"
             ) from error
         with naming(path):
             file.truncate(0)

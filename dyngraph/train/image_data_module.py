@@ -1,4 +1,4 @@
-"""What the data of all tasks share: a sequence of samples that a resumed run goes on with."""
+"""What the data of all tasks share: a sequence of samples that a resumed run continues."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dyngraph.data.image_dataset import ImageDataset, JoinedDataset
 GENERATED = Path("runs/generated")
 
 TRAIN_SPLITS = {"train": ("train",), "trainval": ("train", "val")}
-"""The splits whose images are trained on, by name."""
+"""The values of ``train_split``, and the splits that each trains on."""
 
 _SMALL = 2000
 """The most images of a set whose labels are checked by default."""
 
 _CHUNK = 16
-"""The items that a thread checks at a time."""
+"""How many items a thread checks at a time."""
 
 
 class ImageDataModule(lightning.LightningDataModule, ABC):
@@ -38,18 +38,19 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     over the images has its own order, every sample its own augmentation.
 
     Args:
-        root: The folder of the data set; ``"generated"``: a small one in its format, which is
-            generated in ``runs/generated``.
+        root: The folder of the data set; ``"generated"``: a small one in its format, generated in
+            ``runs/generated``.
         dataset: The name of the data set.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, for
-            results on a test set. Validation stays as it is, but then tells nothing about others.
+            results on a test set. Validation stays the same, but then says nothing about unseen
+            images.
         max_pixels: The most pixels that an image may have.
-        check: Whether :meth:`check` decodes all labels too. Defaults to whether there are at most
-            2,000.
+        check: Whether :meth:`check` decodes all labels too. By default, it does if there are at
+            most 2,000.
 
     Raises:
         ValueError: If ``train_split`` is unknown or a number is out of range.
@@ -59,7 +60,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     val: ImageDataset
 
     collate: Callable[[list[Any]], Any] | None = None
-    """Makes a batch of samples, if PyTorch's own way does not do."""
+    """Makes a batch of samples, if PyTorch's own way doesn't work."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             self.generate()
 
     def setup(self, stage: str) -> None:
-        # Lightning calls it again; listing the files once is enough.
+        # Lightning calls it several times; listing the files once is enough.
         if not hasattr(self, "val"):
             self.val = self.load("val", augmented=False)
         if stage == "fit" and not hasattr(self, "train"):
@@ -119,13 +120,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def check(self) -> None:
         r"""Checks the files of all images and labels before they are needed.
 
-        Always their headers: format, mode and size. The labels themselves only as the argument
-        ``check`` says, because they have to be decoded. It shows progress bars.
+        Headers (format, mode and size) always, the labels themselves only as the argument ``check``
+        says, because they have to be decoded. It shows progress bars.
 
         Raises:
             OSError: If a file cannot be read as an image.
-            ValueError: If another thing is wrong with it, or validation images are of different
-                sizes that one batch can't hold.
+            ValueError: If anything else is wrong with it, or validation images of one batch differ
+                in size.
         """
         self.prepare_data()
         self.setup("fit")
@@ -179,7 +180,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         )
 
     def val_dataloader(self) -> DataLoader:
-        # Every image once: a sampler that gives all processes as many would repeat some.
+        # Every image once: a sampler that gives all processes equally many would repeat some.
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         share = Subset(self.val, range(rank, len(self.val), world_size))

@@ -17,7 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(SystemExit):
     r"""Raised by :func:`~dyngraph.train.fit` after a signal, once a checkpoint is saved.
 
-    Uncaught, it ends the process with the exit status of shells, 128 and the signal's number.
+    Uncaught, it ends the process with the exit status of shells, 128 plus the signal's number.
 
     Args:
         number: The signal's number.
@@ -34,11 +34,9 @@ class Interrupted(SystemExit):
 
 
 class StopAtSignals(lightning.Callback):
-    r"""At SIGINT or SIGTERM, saves a checkpoint after the current iteration and ends the run.
-
-    A second signal does what it did before. After the last iteration, which is saved, the first
-    ends the run at once. Used as a context, outside of which signals are as
-    they were.
+    r"""On SIGINT or SIGTERM, saves a checkpoint after the current iteration and ends the run.
+    A second signal has its usual effect. After the last iteration, which is saved, the first ends
+    the run at once. It is a context manager, outside of which signals work as before.
 
     Args:
         path: The checkpoint.
@@ -52,7 +50,7 @@ class StopAtSignals(lightning.Callback):
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> StopAtSignals:
-        # Python lets no other thread have handlers.
+        # Python allows handlers only in the main thread.
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.getsignal(number) for number in _SIGNALS}
             self._listen()
@@ -63,7 +61,7 @@ class StopAtSignals(lightning.Callback):
             signal.signal(number, handler)
 
     def on_train_start(self, *args: Any) -> None:
-        # Lightning's own handler, which has the process end with 0, came after ours.
+        # Lightning has replaced our handler by its own, which ends the process with 0.
         self._listen()
 
     def on_train_batch_end(
@@ -82,7 +80,7 @@ class StopAtSignals(lightning.Callback):
             raise Interrupted(self._received or signal.SIGTERM, self.path)
 
     def on_validation_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        # After the last iteration: that is saved.
+        # After the last iteration, which is saved.
         if trainer.state.fn == "validate":
             self._at_once = True
             if self._received:
@@ -101,5 +99,5 @@ class StopAtSignals(lightning.Callback):
             if self._at_once:
                 raise Interrupted(number, self.path)
         elif number == signal.SIGTERM:
-            # A process that loads data inherits the handler, but is ended so.
+            # A data-loading process inherits the handler, but a signal should end it.
             os._exit(128 + number)

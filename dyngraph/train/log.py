@@ -1,4 +1,4 @@
-"""What a run logs as CSV, and the same read again."""
+"""Writing and reading the CSV logs of a run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _METRICS = "metrics.csv"
 _STEP = "step"
 
 Log = dict[str, dict[int, float]]
-"""The values of each column by the iteration that they were logged at."""
+"""The values of each column, by the iteration at which they were logged."""
 
 
 class CsvLog(Logger):
-    r"""Logs values to ``metrics.csv``, a row for each time and a column for each value.
+    r"""Logs values to ``metrics.csv``, one row per call and one column per value.
 
-    Unlike Lightning's, it keeps what was written before, should the disk be full.
+    Unlike Lightning's, it keeps what was written before if the disk is full.
 
     Args:
-        folder: The folder of the file. A former log there is replaced.
+        folder: The folder of the file. An existing log there is replaced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,7 +55,7 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        r"""Writes the rows that are new.
+        r"""Writes the new rows.
 
         Raises:
             OSError: If that fails. The error names the file, which stays as it was.
@@ -89,9 +89,8 @@ def _csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
 def read_log(folder: str | Path) -> Log:
     r"""Reads the CSV logs of :func:`~dyngraph.train.fit`.
 
-    Scores are logged at the number of iterations before their validation. Of a run that was
-    resumed, the parts are read as one; what a later part has for an iteration replaces what an
-    earlier one has.
+    Scores are logged at the number of iterations before their validation. The parts of a resumed
+    run are read as one; for each iteration, later parts replace earlier ones.
 
     Args:
         folder: The folder of the run, which holds ``csv/metrics.csv``, and ``csv-N/metrics.csv`` if

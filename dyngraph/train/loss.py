@@ -17,8 +17,8 @@ def segmentation_loss(scores: Tensor, label: Tensor, *, num_pixels: Tensor | Non
     Args:
         scores: ``[B, C, H, W]``.
         label: Classes ``[B, H, W]``, 255 = ignored.
-        num_pixels: What the sum over the pixels is divided by. Defaults to their number. Their mean
-            number over several processes makes the mean of the processes' gradients that of the
+        num_pixels: The divisor of the sum over the pixels. Defaults to their number. With their
+            mean number over several processes, the mean of the processes' gradients is that of the
             whole batch.
     """
     if num_pixels is None:
@@ -29,7 +29,7 @@ def segmentation_loss(scores: Tensor, label: Tensor, *, num_pixels: Tensor | Non
 
 @torch.no_grad()
 def ignore_easy_pixels(scores: Tensor, label: Tensor, threshold: float, min_kept: int) -> Tensor:
-    r"""Online hard example mining (OHEM): the labels of the pixels that are worth a loss.
+    r"""Online hard example mining (OHEM): keeps only the labels of hard pixels.
 
     A pixel is hard if its class gets a probability of at most ``threshold``, or if it is one of the
     ``min_kept`` pixels of the batch whose classes get the smallest probabilities, ties included.
@@ -38,7 +38,7 @@ def ignore_easy_pixels(scores: Tensor, label: Tensor, threshold: float, min_kept
         scores: ``[B, C, H, W]``.
         label: Classes ``[B, H, W]``, 255 = ignored.
         threshold: The largest probability of a hard pixel.
-        min_kept: How many pixels are hard at the least.
+        min_kept: The least number of hard pixels.
 
     Returns:
         ``label``, but 255 where a pixel is easy.

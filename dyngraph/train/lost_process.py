@@ -1,4 +1,4 @@
-"""Processes of a run that end before it does: those that load data, and those that train."""
+"""Processes that die during a run: those that load data, and those that train."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TRAINS = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset) by peer")
 
 @contextmanager
 def name_lost_processes(checkpoint: Path) -> Iterator[None]:
-    r"""Says that a process is lost where PyTorch speaks of its own insides.
+    r"""Raises errors that say which process died, instead of PyTorch's internal ones.
 
     Args:
         checkpoint: The last checkpoint, which may be missing.
 
     Raises:
-        ChildProcessError: If a process that loads data has ended.
-        ConnectionError: If another process of a distributed run has.
+        ChildProcessError: If a data-loading process has died.
+        ConnectionError: If another process of a distributed run has died.
     """
     try:
         yield
@@ -45,9 +45,8 @@ def name_lost_processes(checkpoint: Path) -> Iterator[None]:
 
 
 def _came_with_a_batch(error: BaseException) -> bool:
-    """Whether it was raised where a batch's memory is asked for, from the process that loaded it.
-
-    Which of both errors comes first, this one or PyTorch's at the end of a process, is a race.
+    """Whether it was raised when asking the process that loaded a batch for its memory.
+    Whether this error comes first, or PyTorch's at the end of a process, is a race.
     """
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_globals.get("__name__") == reductions.__name__ for frame, _ in frames)

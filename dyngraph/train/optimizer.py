@@ -12,7 +12,7 @@ from torch import nn
 OptimizerOption: TypeAlias = (
     Literal["sgd", "adamw"] | Callable[[Iterable[Any]], torch.optim.Optimizer]
 )
-"""``"sgd"``, ``"adamw"``, or what makes any other optimiser of groups of parameters."""
+"""``"sgd"``, ``"adamw"``, or a function that makes an optimiser for groups of parameters."""
 
 OPTIMIZERS = ("sgd", "adamw")
 """The optimisers that have a name."""
@@ -21,19 +21,18 @@ OPTIMIZERS = ("sgd", "adamw")
 def make_optimizer(
     optimizer: OptimizerOption, model: nn.Module, lr: float, *, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    r"""An optimiser of the parameters of a model, by :func:`parameter_groups`.
+    r"""An optimiser for the parameters of a model, see :func:`parameter_groups`.
 
     Args:
-        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser of groups of
-            parameters, which have their learning rate and weight decay with them.
+        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser for groups of
+            parameters, which come with learning rate and weight decay.
         model: The model.
         lr: The learning rate.
-        momentum: That of ``"sgd"``.
-        weight_decay: The decay of parameters of two and more axes.
+        momentum: The momentum of ``"sgd"``.
+        weight_decay: The decay of parameters with two or more axes.
 
     Raises:
-        ValueError: If ``optimizer`` is unknown, or makes one with a learning rate or a weight
-            decay of its own.
+        ValueError: If ``optimizer`` is unknown, or sets its own learning rate or weight decay.
     """
     groups = [{**group, "lr": lr} for group in parameter_groups(model, weight_decay)]
     if not callable(optimizer):
@@ -64,12 +63,12 @@ def check_optimizer(optimizer: OptimizerOption) -> OptimizerOption:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     r"""Parameters for an optimiser: matrices and kernels decay; biases, norms and scalars don't.
 
-    The biases of offsets and walks are places. Decay would draw all samples to their node. Frozen
-    parameters, which require no gradient, are left out.
+    The biases of offsets and walks are positions: decay would pull all samples towards their node.
+    Frozen parameters, which require no gradient, are left out.
 
     Args:
         model: The model.
-        weight_decay: The decay of parameters of two and more axes.
+        weight_decay: The decay of parameters with two or more axes.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.dim() > 1]

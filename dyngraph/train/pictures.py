@@ -44,8 +44,8 @@ class LogFigures(lightning.Callback, ABC):
 class LogPictures(LogFigures):
     r"""After each validation, logs the first validation image for TensorBoard.
 
-    With its labels, the prediction, and the nodes that three of its pixels listen to, or one pixel
-    at all rates of DGMN.
+    It comes with its labels, the prediction, and the nodes that three of its pixels listen to, or
+    one pixel at all rates of DGMN.
 
     Args:
         dataset: The validation images, normalised.
@@ -69,8 +69,8 @@ class LogPictures(LogFigures):
 class LogDetections(LogFigures):
     r"""After each validation, logs the first validation image with objects for TensorBoard.
 
-    With its objects, the detections, and the nodes that the middles of the first nine objects
-    listen to.
+    It comes with its objects, the detections, and the nodes that the middles of the first nine
+    objects listen to.
 
     Args:
         dataset: The validation images, in 0..1.

@@ -1,4 +1,4 @@
-"""What a checkpoint records of its run beside its state, and how others are compared with it."""
+"""What a checkpoint records of its run besides its state, and comparing other runs with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECORD = "record"
 
 _COLOUR = {"mean", "std"}
 
-# Where the data are, how fast they are read, and what is scored.
+# Where the data is, how fast it is read, and what is scored.
 _MAY_CHANGE = frozenset(
     {
         "data.root",
@@ -25,7 +25,7 @@ _MAY_CHANGE = frozenset(
         "model.object_classes",
     }
 )
-# How far a step goes. A schedule by class path has its own of these in its state.
+# The size of a step. A schedule by class path keeps its own in its state.
 _MAY_CHANGE_WITHOUT_SCHEDULER = frozenset(
     {
         "model.lr",
@@ -36,7 +36,7 @@ _MAY_CHANGE_WITHOUT_SCHEDULER = frozenset(
         "model.decay_steps",
     }
 )
-# All else of the trainer may change: how long, how often and on what machine.
+# Everything else in the trainer may change: how long, how often and on what machine.
 _MUST_STAY = frozenset(
     {
         "trainer.accumulate_grad_batches",
@@ -47,7 +47,7 @@ _MUST_STAY = frozenset(
 
 
 def read_record(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any] | None:
-    r"""What :func:`~dyngraph.train.fit` got as ``record``, or None if that was nothing.
+    r"""The ``record`` that :func:`~dyngraph.train.fit` got, or None.
 
     Args:
         checkpoint: A checkpoint.
@@ -55,9 +55,9 @@ def read_record(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, An
 
     Raises:
         ValueError: If it is not a dictionary of ``settings`` and of ``classes`` with their
-            ``names`` and, three numbers in 0..255 for each, their ``palette``; or, where they are
-            there, if ``ids`` are not a number for each, or ``normalization`` is not ``mean`` and
-            ``std`` of three colours.
+            ``names`` and, three numbers in 0..255 for each, their ``palette``; or if it has ``ids``
+            that are not a number for each, or a ``normalization`` that is not ``mean`` and ``std``
+            of three colours.
     """
     record = checkpoint.get(RECORD)
     if record is None:
@@ -92,16 +92,16 @@ def _is_normalization(normalization: dict[str, Any]) -> bool:
 
 
 def check_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    r"""Checks that a run can go on with other settings.
+    r"""Checks that a run can continue with other settings.
 
     Args:
         path: The checkpoint, for errors.
         before: The settings of the run so far, in groups.
-        now: Those that it is to go on with.
+        now: Those that it should continue with.
 
     Raises:
-        ValueError: If one differs that has to stay. Those of the optimiser's steps may change, if
-            there is no ``model.scheduler``, of validation, and of the machine.
+        ValueError: If one differs that must stay the same. Settings of validation and of the
+            machine may change, and without a ``model.scheduler`` those of the optimiser's steps.
     """
     old, new = _flat(before), _flat(now)
     may_change = _MAY_CHANGE
@@ -117,11 +117,11 @@ def check_settings(path: str | Path, before: Mapping[str, Any], now: Mapping[str
 
 
 def check_classes(path: str | Path, trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    r"""Checks that data have the classes that a network was trained for, in their order.
+    r"""Checks that the data has the classes that a network was trained for, in the same order.
 
     Args:
         path: The checkpoint, for errors.
-        trained: Its ``names`` of classes and, of a detector, their ``ids``.
+        trained: Its ``names`` of classes and, for a detector, their ``ids``.
         given: Those of the data.
 
     Raises:
@@ -138,7 +138,7 @@ def check_classes(path: str | Path, trained: Mapping[str, Any], given: Mapping[s
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by the names that they have on the command line: those in groups by both."""
+    """Settings by the names that they have on the command line: ``group.name`` in groups."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if name in ("data", "network", "model", "trainer"):

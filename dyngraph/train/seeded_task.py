@@ -19,20 +19,20 @@ from dyngraph.train.optimizer import OptimizerOption, check_optimizer, make_opti
 class SeededTask(lightning.LightningModule, ABC):
     r"""A task in which whatever is random in iteration t is a function of ``seed`` and t alone.
 
-    So is the learning rate. A resumed run then goes on exactly as if it had never stopped. With
-    other settings of the optimiser, a resumed run takes these, and keeps the optimiser's state;
-    but with a ``scheduler``, all stay as they were.
+    So is the learning rate. A resumed run then continues exactly as if it had never stopped. If the
+    optimiser's settings have changed, a resumed run takes the new ones, and keeps the optimiser's
+    state; but with a ``scheduler``, all stay as they were.
 
     Args:
-        model: What is trained.
+        model: The model to train.
         lr: The learning rate.
-        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser of groups of
+        optimizer: ``"sgd"``, ``"adamw"``, or a function that makes an optimiser for groups of
             parameters, such as ``functools.partial(torch.optim.RAdam, betas=(0.9, 0.99))``.
-        momentum: That of ``"sgd"``.
-        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
-        scheduler: What makes a schedule of an optimiser, which takes a step an iteration. Defaults
-            to :meth:`share_of_lr`.
-        seed: What all randomness is derived from.
+        momentum: The momentum of ``"sgd"``.
+        weight_decay: The optimiser's weight decay, see :func:`parameter_groups`.
+        scheduler: A function that makes a schedule, stepped every iteration, of an optimiser.
+            Defaults to :meth:`share_of_lr`.
+        seed: The seed of all randomness.
 
     Raises:
         ValueError: If ``optimizer`` is unknown or ``weight_decay`` is negative.
@@ -72,7 +72,7 @@ class SeededTask(lightning.LightningModule, ABC):
         }
 
     def on_train_start(self) -> None:
-        # A checkpoint brings the settings of the run so far, beside the optimiser's state.
+        # Besides the optimiser's state, a checkpoint brings the settings of the run so far.
         if self.scheduler is not None:
             return
         schedule = self.lr_schedulers()

@@ -24,25 +24,25 @@ class SegmentationDataModule(ImageDataModule):
     over the images has its own order, every sample its own augmentation.
 
     Args:
-        root: The folder of the data set; ``"generated"``: a small one in its format, which is
-            generated in ``runs/generated``.
-        dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"`` or ``"folder"``, one's own.
-        crop_size: Height and width of the training crops, in pixels, or both in one number.
+        root: The folder of the data set; ``"generated"``: a small one in its format, generated in
+            ``runs/generated``.
+        dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"``, or ``"folder"`` for your own.
+        crop_size: Height and width of the training crops in pixels, or one number for both.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         scale: The range that the random scale is drawn from uniformly; ``(1, 1)``: none. Defaults
             to ``(0.5, 2)`` without ``scales``.
-        scales: The scales of which one is drawn, as in RepGraph, in the place of ``scale``.
+        scales: Scales to draw from, as in RepGraph, instead of ``scale``.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too, as the
-            papers do for Cityscapes' test images. Validation stays as it is, but then says nothing
-            about images that were not trained on.
-        max_pixels: The most pixels that an image or label may have; more is taken for an attack
-            on the memory.
+            papers do for Cityscapes' test images. Validation stays the same, but then says nothing
+            about unseen images.
+        max_pixels: The most pixels that an image or label may have; more counts as an attack on
+            memory.
         check: Whether all labels are decoded before the first step, to find values that are no
-            classes. Defaults to whether there are at most 2,000. Headers and sizes of all files
-            are checked in any case.
+            classes. By default, they are if there are at most 2,000. Headers and sizes of all files
+            are always checked.
 
     Raises:
         ValueError: If ``dataset`` or ``train_split`` is unknown, ``crop_size``, ``scale`` or

@@ -1,4 +1,4 @@
-"""Training and judging a segmenter."""
+"""Training and scoring a segmenter."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class SegmentationTask(SeededTask):
     r"""A segmenter with its loss, optimiser, learning rate schedule and scores.
 
     The learning rate is :math:`\eta (1 - t / T)^{0.9}` at iteration t of T. Whatever is random in
-    iteration t (dropout) is a function of ``seed`` and t alone, so a resumed run goes on exactly as
-    if it had never stopped.
+    iteration t (dropout) is a function of ``seed`` and t alone, so a resumed run continues exactly
+    as if it had never stopped.
 
     Args:
         model: From images ``[B, 3, H, W]`` to ``{"out": scores [B, C, H, W]}``, and ``"aux"`` while
@@ -31,24 +31,24 @@ class SegmentationTask(SeededTask):
         num_classes: C.
         lr: The learning rate η at the start.
         optimizer: ``"sgd"``, as in RepGraph and DGMN, ``"adamw"``, as in DGMN2, or a function that
-            makes an optimiser of groups of parameters.
-        momentum: That of stochastic gradient descent.
-        weight_decay: That of the optimiser, for the parameters of :func:`parameter_groups`.
+            makes an optimiser for groups of parameters.
+        momentum: The momentum of stochastic gradient descent.
+        weight_decay: The optimiser's weight decay, see :func:`parameter_groups`.
         aux_weight: The weight of the auxiliary loss.
-        ohem_threshold: The largest probability of the pixels that the loss is the mean of, by
-            :func:`ignore_easy_pixels`. 1: of all pixels, without OHEM. The auxiliary loss has none.
-        ohem_min_kept: How many pixels of a batch, on each process, OHEM keeps at the least.
+        ohem_threshold: The largest probability of pixels that count in the loss, see
+            :func:`ignore_easy_pixels`. 1: all pixels count, no OHEM. The auxiliary loss has none.
+        ohem_min_kept: The least number of pixels of a batch, on each process, that OHEM keeps.
         inference: How the network sees validation images. Defaults to once, as they are.
         object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
         class_names: The names of the classes, whose IoUs are then logged as ``iou/<name>``.
-        scheduler: Another schedule, of a step an iteration. It is a function of an optimiser, such
-            as ``partial(CosineAnnealingLR, T_max=40_000)``.
-        seed: What all randomness is derived from.
+        scheduler: Another schedule, stepped every iteration: a function of an optimiser, such as
+            ``partial(CosineAnnealingLR, T_max=40_000)``.
+        seed: The seed of all randomness.
 
     Raises:
         ValueError: If ``optimizer`` is unknown, ``ohem_threshold`` is not in (0, 1],
-            ``weight_decay``, ``aux_weight`` or ``ohem_min_kept`` is negative or an object class is
-            none.
+            ``weight_decay``, ``aux_weight`` or ``ohem_min_kept`` is negative, or an object class
+            does not exist.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class SegmentationTask(SeededTask):
     def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
         num_pixels = (label != IGNORE).sum()
         if distributed.is_available() and distributed.is_initialized():
-            # The average of the processes' gradients is then that of their whole batch.
+            # The average of the processes' gradients is then that of the whole batch.
             distributed.all_reduce(num_pixels)
             num_pixels = num_pixels / distributed.get_world_size()
         return segmentation_loss(scores, label, num_pixels=num_pixels)

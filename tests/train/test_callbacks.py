@@ -67,7 +67,7 @@ def test_an_estimate_of_the_time_and_memory(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         run(tmp_path, max_steps=12, callbacks=[])
     (line,) = (record.message for record in caplog.records if "iteration" in record.message)
-    pattern = r"An iteration takes (.*) s, the remaining 2 about .* memory: (.*) GB a process"
+    pattern = r"An iteration takes (.*) s, the remaining 2 about .* memory: (.*) GB per process"
     seconds, gigabytes = map(float, re.fullmatch(pattern, line).groups())
     assert 0 <= seconds < 60
     assert 0.1 < gigabytes < 100
