@@ -2,8 +2,8 @@
 
 Needs ``pip install 'dyngraph[train]'``. Everything that a run depends on is an argument, typed and
 listed by ``--help``; files given by ``--config`` may set any of them, and may inherit from others
-(:func:`~dyngraph.config.read_config`). Later arguments replace earlier ones. ``--task`` says what
-kind of network it is about, and with it which arguments there are.
+(:func:`~dyngraph.config.read_config`). Later arguments replace earlier ones. ``--task`` chooses the
+kind of network, and with it the arguments.
 """
 
 from dyngraph.cli.main import main

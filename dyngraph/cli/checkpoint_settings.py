@@ -1,4 +1,4 @@
-"""The settings of a prediction, from a checkpoint that nobody has vouched for."""
+"""The settings of a prediction, from an untrusted checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OBJECT = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
 
 def checkpoint_settings(path: str | Path) -> dict[str, Any]:
-    r"""What the settings of a run say about its network, as a file of settings would.
+    r"""The settings of a run that describe its network, as in a file of settings.
 
     The weights that the network started from are left out, because those of the checkpoint replace
     them.
@@ -30,12 +30,12 @@ def checkpoint_settings(path: str | Path) -> dict[str, Any]:
         path: A checkpoint of the command ``fit``.
 
     Returns:
-        The settings; none, if the checkpoint has no record of them.
+        The settings; empty if the checkpoint has no record of them.
 
     Raises:
-        OSError: If the file is missing, is damaged or is no readable checkpoint.
-        ValueError: If its settings are broken, or name an object that is not dyngraph's own: what
-            is named would be imported and called.
+        OSError: If the file is missing or damaged, or is not a readable checkpoint.
+        ValueError: If its settings are broken, or name an object that is not dyngraph's own: named
+            objects would be imported and called.
     """
     record = read_record(read_checkpoint(path), path)
     if record is None:
@@ -43,7 +43,7 @@ def checkpoint_settings(path: str | Path) -> dict[str, Any]:
     settings = record["settings"]
     try:
         found = {name: settings[name] for name in ("task", "seed", "data")}
-        # How it was trained is of no account.
+        # How it was trained does not matter.
         training = ("optimizer", "scheduler")
         found["model"] = {k: v for k, v in settings["model"].items() if k not in training}
         found["network"] = _without_weights(settings["network"])
@@ -54,8 +54,8 @@ def checkpoint_settings(path: str | Path) -> dict[str, Any]:
         for text in _strings(found[name]):
             if _OBJECT.fullmatch(text) and not _is_public(text):
                 raise ValueError(
-                    f"{path}: settings, {name}: expected classes of {', '.join(_PUBLIC)} alone, "
-                    f"got {text!r}: give it by --config, if you trust it"
+                    f"{path}: settings, {name}: expected only classes of {', '.join(_PUBLIC)}, "
+                    f"got {text!r}: pass it with --config, if you trust it"
                 )
     return found
 
@@ -63,7 +63,7 @@ def checkpoint_settings(path: str | Path) -> dict[str, Any]:
 def _without_weights(network: dict[str, Any]) -> dict[str, Any]:
     weights, backbone = network.get("weights_backbone"), network["backbone"]
     changed = {**network, "weights_backbone": None}
-    # Mask R-CNN's default is whether there are weights, but for DGMN2, which is never frozen.
+    # Mask R-CNN freezes by default if there are weights, except DGMN2, which is never frozen.
     if "freeze" in network and network["freeze"] is None and weights is not None:
         changed["freeze"] = None if backbone.startswith("dgmn2") else True
     if isinstance(backbone, dict) and backbone.get("init_args", {}).get("weights") is not None:
@@ -73,7 +73,7 @@ def _without_weights(network: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in it but keys."""
+    """All strings in it except keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -58,7 +58,7 @@ class DetectionRun(Run[DetectionDataModule]):
         help_ = "smallest score of an object that is drawn"
         parser.add_argument("--threshold", type=float, default=0.5, help=help_)
         help_ = (
-            "COCO's file of the images, e.g. image_info_test-dev2017.json: writes their results "
+            "COCO's list of the images, e.g. image_info_test-dev2017.json: writes their results "
             "for its evaluation server, and no pictures"
         )
         parser.add_argument("--image_info", type=str | None, help=help_)

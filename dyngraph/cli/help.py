@@ -1,4 +1,4 @@
-"""Help that fits on two screens, and all of a group of arguments for who asks for it."""
+"""Help that fits on two screens, and all arguments of a group on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SENTENCE = re.compile(r"(.+?)(?<=[\w)])(?<!e\.g)[.:]\s", re.DOTALL)
 
 
 class GroupFormatter(DefaultHelpFormatter):
-    r"""All that is known of an argument, but for the list of PyTorch's classes that it may be."""
+    r"""Everything known about an argument, except the list of PyTorch's classes that it may be."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, _, classes = super()._get_help_string(action).partition(_SUBCLASSES)
@@ -27,7 +27,7 @@ class GroupFormatter(DefaultHelpFormatter):
 
 
 class BriefFormatter(GroupFormatter):
-    r"""A sentence on each argument that is our own, and its default."""
+    r"""One sentence on each argument of our own, and its default."""
 
     own: Mapping[str, frozenset[str]]
     """The names of our arguments in each group."""
@@ -63,7 +63,7 @@ class GroupHelp(argparse.Action):
         self.group = dest.partition(".")[0]
 
     def __call__(self, parser: Any, *args: Any) -> None:
-        # The parser ends here, so it may as well forget the rest.
+        # The parser exits after this help, so it may forget the other arguments.
         parser._action_groups = [parser.groups[self.group]]
         parser.formatter_class, parser.usage, parser.epilog = (
             GroupFormatter,
@@ -78,9 +78,9 @@ def make_brief(parser: ArgumentParser, sources: Mapping[str, Callable[..., Any]]
     r"""Makes the help of a command brief, with an option for each group that shows all of it.
 
     Args:
-        parser: That of the command.
-        sources: The function of each group of arguments. In the brief help are its own arguments,
-            not those that it hands on.
+        parser: The parser of the command.
+        sources: The function of each group of arguments. The brief help has its own arguments, not
+            those that it passes on.
     """
 
     class Formatter(BriefFormatter):

@@ -22,23 +22,21 @@ from dyngraph.config import read_config
 from dyngraph.train import fit
 
 RUNS: dict[str, Run] = {"segmentation": SegmentationRun(), "detection": DetectionRun()}
-"""What ``--task`` chooses from."""
+"""The values of ``--task``."""
 
 _DEFAULT = "segmentation"
 
 _TRACEBACK = "--traceback"
 
 _MISTAKES = (ArgumentError, ImportError, MisconfigurationException, OSError, TypeError, ValueError)
-"""What a user's mistake ends in. The rest is a fault of the program and keeps its traceback."""
+"""The errors of users' mistakes. Others are faults of the program and keep their traceback."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     r"""Runs a command, by default that of the process.
 
-    The exit code is 1 where ``predict`` had to skip images.
-
-    A mistake is one line on standard error and the exit code 2; with ``--traceback``, wherever it
-    stands, it is an exception.
+    The exit code is 1 if ``predict`` had to skip images. A mistake gives one line on standard error
+    and exit code 2, or, with ``--traceback`` anywhere, an exception.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     with only_our_messages():
@@ -55,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(given: Sequence[str]) -> None:
     description = "Networks with dyngraph's blocks."
     parser = ArgumentParser(prog="dyngraph", description=description, exit_on_error=False)
-    help_ = "show where an error comes from; may stand after the command too"
+    help_ = "show where an error comes from; may come after the command too"
     parser.add_argument(_TRACEBACK, action="store_true", help=help_)
     commands = parser.add_subcommands(dest="command")
     given = _with_checkpoint(list(_read_configs(given or ["--help"])))
@@ -70,7 +68,7 @@ def _main(given: Sequence[str]) -> None:
         plot(**args.plot.as_dict())
         return
     config = COMMANDS[args.command](run).dump(args[args.command], skip_unset=False)
-    # What names a class becomes its instance; the groups stay groups, because seeds come first.
+    # Named classes become instances; groups stay groups, because seeding comes first.
     instances = parser.instantiate(args)[args.command]
     if instances.trainer.enable_progress_bar is None:
         instances.trainer.enable_progress_bar = sys.stdout.isatty()
@@ -90,7 +88,7 @@ def _validate_parser(run: Run) -> ArgumentParser:
 
 
 def _test_parser(run: Run) -> ArgumentParser:
-    """Writes predictions for the validation images; scores the files, by the official judge."""
+    """Writes predictions for the validation images; scores the files, with official code."""
     parser = _run_parser(run)
     _add_checkpoint(parser)
     parser.add_argument("--out", type=str, required=True, help="folder of predictions")
@@ -103,7 +101,7 @@ def _predict_parser(run: Run) -> ArgumentParser:
     _add_checkpoint(parser)
     parser.add_argument("--images", type=str, required=True, help="folder of images")
     parser.add_argument("--out", type=str, required=True, help="folder of predictions")
-    help_ = "end at the first image that cannot be read, instead of skipping it"
+    help_ = "stop at the first image that cannot be read, instead of skipping it"
     parser.add_argument("--strict", action="store_true", help=help_)
     run.add_predict_arguments(parser)
     return parser
@@ -119,7 +117,7 @@ def _run_parser(run: Run) -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of arguments")
     parser.add_argument("--task", choices=[*RUNS], default=_DEFAULT, help="the kind of network")
-    parser.add_argument("--seed", type=int, default=0, help="what all randomness is derived from")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all randomness")
     parser.add_class_arguments(run.data_class, "data", skip={"seed"}, instantiate=False)
     parser.add_function_arguments(run.network, "network", skip={"num_classes"})
     skip = {"model", "seed", *run.given_by_data}
@@ -132,7 +130,7 @@ def _run_parser(run: Run) -> ArgumentParser:
 
 
 def _read_configs(arguments: Sequence[str]) -> Iterator[str]:
-    """The arguments, with the content of files in the place of their paths."""
+    """The arguments, with the paths of files replaced by their content."""
     remaining = iter(arguments)
     for argument in remaining:
         option, equals, path = argument.partition("=")
@@ -157,7 +155,7 @@ def _with_checkpoint(arguments: list[str]) -> list[str]:
 
 
 def _run(arguments: Sequence[str]) -> Run:
-    """What ``--task`` says, in a file or as an argument, before there is a parser."""
+    """The run that ``--task`` names, in a file or as an argument, before there is a parser."""
     name = _DEFAULT
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         option, equals, value = argument.partition("=")
@@ -176,4 +174,4 @@ COMMANDS: dict[str, Callable[[Run], ArgumentParser]] = {
     "test": _test_parser,
     "predict": _predict_parser,
 }
-"""The parser of each command of a run. What a command does is the method of a run of that name."""
+"""The parser of each command of a run. A command runs the method of that name."""

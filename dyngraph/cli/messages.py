@@ -1,4 +1,4 @@
-"""What a user sees: one line for a mistake, and nothing that is for others."""
+"""What users see: one line for a mistake, and only messages meant for them."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _UNION = re.compile(
     r"Given value: ",
     re.DOTALL,
 )
-# What is wrong with an argument of a class or function that is itself a setting.
+# An error in an argument of a class or function that is itself a setting.
 _NESTED = re.compile(
     r'(Parser key "[^"]+":).*Parser key "([^"]+)":.*?Errors:\s+- '
     r"(?:Type [^\n]*? expects a function or a callable class: )?"
     r"([^\n]*?)(?:\. Got value: .*|\n.*)",
     re.DOTALL,
 )
-# jsonargparse's words, and those that a user knows.
+# jsonargparse's words, and ones that a user knows.
 _WORDS = (
     (_NESTED, r"\1 \2: \3"),
     (_UNION, r"Expected a \1. Got value: "),
@@ -57,13 +57,13 @@ _REQUIRED = "the following arguments are required: "
 
 
 def one_line(error: BaseException) -> str:
-    r"""What an error says, in one line."""
+    r"""The message of an error, in one line."""
     text = str(error) or type(error).__name__
     if "Original Traceback" in text:
-        # Of a loading process: the error's own words end the traceback.
+        # From a loading process: the error's own message ends the traceback.
         text = text.strip().splitlines()[-1].partition(": ")[2]
     if text.startswith(_REQUIRED):
-        # Their names have the command in front.
+        # Their names start with the command.
         names = text.removeprefix(_REQUIRED).split(", ")
         text = _REQUIRED + ", ".join(f"--{name.partition('.')[2]}" for name in names)
     for pattern, words in _WORDS:
@@ -73,7 +73,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _in_thread(failed: threading.ExceptHookArgs) -> None:
-    """Shows what a thread has ended in, unless the run will: TensorBoard's passes its error on."""
+    """Shows the error of a thread, except TensorBoard's, which the run will show."""
     if not isinstance(failed.thread, _AsyncWriterThread):
         threading.__excepthook__(failed)
 
@@ -84,7 +84,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def only_our_messages() -> Iterator[None]:
-    r"""Drops what Lightning says on other products and on its own insides; the rest stays."""
+    r"""Drops Lightning's messages about other products and its own internals; the rest stays."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     with warnings.catch_warnings():
         for message in _WARNINGS:

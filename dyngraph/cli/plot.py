@@ -20,11 +20,11 @@ def plot_parser() -> ArgumentParser:
     parser = ArgumentParser()
     parser.add_argument("runs", type=str, nargs="+", help="folders of runs, trainer.folder of each")
     help_ = (
-        "columns of the logs, a panel each; by default box_ap and mask_ap, or miou and "
+        "columns of the logs, one panel each; by default box_ap and mask_ap, or miou and "
         "pixel_accuracy"
     )
     parser.add_argument("--metrics", type=str, nargs="+", help=help_)
-    help_ = "the runs' names in the legend; by default those of their folders"
+    help_ = "names of the runs in the legend; by default those of their folders"
     parser.add_argument("--labels", type=str, nargs="+", help=help_)
     parser.add_argument("--out", type=str, required=True, help="the picture: .png, .pdf or .svg")
     return parser
@@ -46,8 +46,8 @@ def plot(
 
     Raises:
         FileNotFoundError: If a run has no log.
-        ValueError: If a log is broken or has none of the metrics, ``labels`` are not one a run,
-            or ``out`` is another kind of file.
+        ValueError: If a log is broken or lacks a metric, ``labels`` are not one per run, all
+            different, or ``out`` is another kind of file.
     """
     kind = Path(out).suffix.removeprefix(".").lower()
     if kind not in ("png", "pdf", "svg"):
@@ -55,7 +55,7 @@ def plot(
     if labels is None:
         labels = _labels(runs)
     if len(labels) != len(runs) or len(set(labels)) != len(labels):
-        raise ValueError(f"labels: expected another one for each of {runs}, got {labels}")
+        raise ValueError(f"labels: expected a different one for each of {runs}, got {labels}")
     logs = {label: read_log(run) for label, run in zip(labels, runs, strict=True)}
     figure = draw_curves(logs, _shared(logs) if metrics is None else metrics)
     content = io.BytesIO()
@@ -76,6 +76,6 @@ def _shared(logs: dict[str, Log]) -> list[str]:
             run: [name for name in _DEFAULT_METRICS if name in log] for run, log in logs.items()
         }
         raise ValueError(
-            f"runs: expected all to have logged one of {_DEFAULT_METRICS}, got {found}"
+            f"runs: expected one of {_DEFAULT_METRICS} in the logs of all, got {found}"
         )
     return shared

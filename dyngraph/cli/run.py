@@ -24,7 +24,7 @@ from dyngraph.train.record import check_classes, read_record
 
 Data = TypeVar("Data", bound=ImageDataModule)
 
-# The arguments of a trainer that matter where nothing is trained.
+# The arguments of a trainer that matter when nothing is trained.
 _VALIDATION = (
     "accelerator",
     "devices",
@@ -43,11 +43,11 @@ class Run(ABC, Generic[Data]):
     task_class: type[lightning.LightningModule]
     network: Callable[..., nn.Module]
     given_by_data: frozenset[str]
-    """The arguments of the task that the data set gives."""
+    """The arguments of the task that come from the data set."""
     class_entry: str
-    """What classes have beside ``names`` and ``palette``."""
+    """What classes have besides ``names`` and ``palette``."""
     defaults: Mapping[str, Any] = MappingProxyType({})
-    """The arguments that have another default than the functions."""
+    """The arguments whose defaults differ from those of the functions."""
 
     @property
     def sources(self) -> dict[str, Callable[..., Any]]:
@@ -63,19 +63,19 @@ class Run(ABC, Generic[Data]):
     def classes(self, data: Data) -> dict[str, Any]:
         r"""The ``names`` of the classes of the data, their ``palette`` and what else they need.
 
-        Plain containers, which go into checkpoints: all that a prediction needs beside the settings
-        of the network. No image has to be there.
+        Plain containers, which go into checkpoints: all that a prediction needs besides the
+        settings of the network. Images may be missing.
         """
 
     @abstractmethod
     def task(
         self, args: Namespace, data: Data, classes: Mapping[str, Any]
     ) -> lightning.LightningModule:
-        r"""The task with new weights; no file of the data has to be there."""
+        r"""The task with new weights; the data may be missing."""
 
     @abstractmethod
     def pictures(self, data: Data) -> lightning.Callback:
-        r"""What logs pictures during training."""
+        r"""The callback that logs pictures during training."""
 
     @abstractmethod
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
@@ -99,7 +99,7 @@ class Run(ABC, Generic[Data]):
         try:
             print_scores(fit(task, data, callbacks=callbacks, record=record, **args.trainer))
         except Interrupted as stop:
-            _say(f"{stop}; the same command with --trainer.resume true goes on from there")
+            _say(f"{stop}; the same command with --trainer.resume true continues from there")
             raise
 
     def validate(self, args: Namespace, config: str) -> None:
@@ -108,24 +108,24 @@ class Run(ABC, Generic[Data]):
         print_scores(_trainer(args).validate(task, data, verbose=False)[0])
 
     def data(self, args: Namespace) -> Data:
-        r"""The data, with the validation images at hand."""
+        r"""The data, with the validation images loaded."""
         data = self.data_class(**args.data, seed=args.seed)
         data.prepare_data()
         data.setup("validate")
         return data
 
     def checkpoint(self, args: Namespace) -> Path:
-        r"""The checkpoint that a command is about."""
+        r"""The checkpoint that a command uses."""
         return Path(args.checkpoint or Path(args.trainer.folder, CHECKPOINT))
 
     def known_classes(
         self, args: Namespace, classes: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        r"""The classes that the checkpoint was trained for, which those of the data have to be.
+        r"""The classes that the checkpoint was trained for, which must be those of the data.
 
         Args:
             args: The arguments.
-            classes: The classes of the data, if the data are there.
+            classes: The classes of the data, if there is any.
 
         Raises:
             ValueError: If they differ, or are those of another kind of network.
@@ -133,7 +133,7 @@ class Run(ABC, Generic[Data]):
         path = self.checkpoint(args)
         record = read_record(read_checkpoint(path), path)
         if record is None:
-            # A checkpoint of others.
+            # A checkpoint of another program.
             return classes or self.classes(self.data_class(**args.data, seed=args.seed))
         if classes is not None:
             check_classes(path, record["classes"], classes)
@@ -146,7 +146,7 @@ class Run(ABC, Generic[Data]):
     ) -> lightning.LightningModule:
         r"""The task with weights that are a function of the seed."""
         lightning.seed_everything(args.seed, verbose=False)
-        # The layout in which dyngraph's layers take feature maps without a copy.
+        # The layout that dyngraph's layers take without a copy.
         return self.task(args, data, classes).to(memory_format=torch.channels_last)
 
     def trained_task(self, args: Namespace, data: Data, classes: Mapping[str, Any]) -> Any:
@@ -166,7 +166,7 @@ def _say(line: str) -> None:
 
 
 def _trainer(args: Namespace) -> lightning.Trainer:
-    """For what is not training."""
+    """A trainer for everything except training."""
     options = {name: args.trainer[name] for name in _VALIDATION}
     return lightning.Trainer(logger=False, use_distributed_sampler=False, **options)
 
@@ -185,6 +185,6 @@ class SaveConfig(lightning.Callback):
 
 @rank_zero_only
 def print_scores(scores: Mapping[str, float]) -> None:
-    r"""Prints the scores of a run, the one thing that the commands print to standard output."""
+    r"""Prints the scores of a run, the only thing that commands print to standard output."""
     for name, value in scores.items():
         print(f"{name:32} {value:.4f}")

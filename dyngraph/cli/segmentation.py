@@ -47,7 +47,7 @@ class SegmentationRun(Run[SegmentationDataModule]):
         return LogPictures(data.val)
 
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
-        help_ = "also write label ids, as Cityscapes' evaluation server takes them"
+        help_ = "also write label ids, for Cityscapes' evaluation server"
         parser.add_argument("--label_ids", type=bool, default=False, help=help_)
 
     def test(self, args: Namespace, config: str) -> None:

@@ -1,4 +1,4 @@
-"""What ``predict`` says of images that cannot be read."""
+"""What ``predict`` says about images that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class UnreadableImages:
         tqdm.write(f"dyngraph: skipped: {one_line(error)}", file=sys.stderr)
 
     def end(self, num_read: int) -> None:
-        r"""Says how many there were, if any.
+        r"""Says how many images could not be read, if any.
 
         Args:
             num_read: The number of the other images.
 
         Raises:
-            SystemExit: If there were any: with 1, for all is done but these.
+            SystemExit: With 1, if there were any: everything is done except these.
         """
         if self.count:
             total = self.count + num_read

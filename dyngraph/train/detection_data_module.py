@@ -32,8 +32,8 @@ class DetectionDataModule(ImageDataModule):
         val_batch_size: The number of validation images at a time, on each process.
         train_split: ``"train"``, or ``"trainval"`` to train on the validation images too.
         max_pixels: The most pixels that an image may have; more counts as an attack on memory.
-        check: Whether all segmentations are decoded before the first step. By default, they are if
-            there are at most 2,000 images. Headers and sizes of all images are always checked.
+        check: Whether all segmentations are decoded before the first step; by default, if there are
+            at most 2,000 images. Headers and sizes of all images are always checked.
 
     Raises:
         ValueError: If ``train_split`` is unknown or a number is out of range.

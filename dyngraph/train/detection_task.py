@@ -43,7 +43,7 @@ class DetectionTask(SeededTask):
         warmup_steps: The iterations in which the learning rate grows.
         warmup_factor: Its share at the start.
         decay_steps: The iterations at which it is divided by ten.
-        scheduler: Another schedule, stepped every iteration: a function of an optimiser, such as
+        scheduler: Another schedule, stepped every iteration, as a function of an optimiser, such as
             ``partial(CosineAnnealingLR, T_max=40_000)``.
         seed: The seed of all randomness.
 

@@ -120,7 +120,7 @@ def fit(
         max_steps: The number of iterations.
         resume: Whether to continue from the checkpoint in ``folder``, if there is one.
         checkpoint_every: The iterations between checkpoints.
-        validate_every: The iterations between validations. Defaults to one at the end.
+        validate_every: The iterations between validations; by default there is one, at the end.
         callbacks: More callbacks than those that log, save and estimate, such as Lightning's
             ``EMAWeightAveraging``.
         plugins: More plugins of the trainer than the one that writes checkpoints.

@@ -29,8 +29,8 @@ class SegmentationDataModule(ImageDataModule):
         dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"``, or ``"folder"`` for your own.
         crop_size: Height and width of the training crops in pixels, or one number for both.
         batch_size: The number of images of a step, over all processes and accumulated batches.
-        scale: The range that the random scale is drawn from uniformly; ``(1, 1)``: none. Defaults
-            to ``(0.5, 2)`` without ``scales``.
+        scale: The range that the random scale is drawn from uniformly; ``(1, 1)`` keeps the size.
+            Defaults to ``(0.5, 2)`` without ``scales``.
         scales: Scales to draw from, as in RepGraph, instead of ``scale``.
         num_workers: The number of loading processes of each training process.
         seed: What order and augmentation are derived from.
@@ -41,8 +41,8 @@ class SegmentationDataModule(ImageDataModule):
         max_pixels: The most pixels that an image or label may have; more counts as an attack on
             memory.
         check: Whether all labels are decoded before the first step, to find values that are no
-            classes. By default, they are if there are at most 2,000. Headers and sizes of all files
-            are always checked.
+            classes; by default, if there are at most 2,000. Headers and sizes of all files are
+            always checked.
 
     Raises:
         ValueError: If ``dataset`` or ``train_split`` is unknown, ``crop_size``, ``scale`` or

@@ -41,7 +41,7 @@ class SegmentationTask(SeededTask):
         inference: How the network sees validation images. Defaults to once, as they are.
         object_classes: Classes whose mean IoU is logged too, as ``object_iou``.
         class_names: The names of the classes, whose IoUs are then logged as ``iou/<name>``.
-        scheduler: Another schedule, stepped every iteration: a function of an optimiser, such as
+        scheduler: Another schedule, stepped every iteration, as a function of an optimiser, such as
             ``partial(CosineAnnealingLR, T_max=40_000)``.
         seed: The seed of all randomness.
 

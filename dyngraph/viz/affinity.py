@@ -23,8 +23,8 @@ def nonlocal_affinities(model: nn.Module, image: Any) -> Tensor:
         image: A batch of one image, as the model takes it.
 
     Returns:
-        ``[N, N]``, a row for each node that listens, averaged over the groups. The matrix is held
-        whole: for a large image it does not fit into memory.
+        ``[N, N]``, one row per listening node, averaged over the groups. The whole matrix is held
+        in memory, where that of a large image does not fit.
 
     Raises:
         ValueError: If the model has no such layer or there are several images.
@@ -38,25 +38,24 @@ def nonlocal_affinities(model: nn.Module, image: Any) -> Tensor:
 
 
 def draw_affinities(affinity: Tensor, node: int) -> Figure:
-    r"""Draws the histograms of the weights of all nodes, and of those of one node.
+    r"""Draws histograms of the weights of all nodes, and of those of one node.
 
     As in "Representative Graph Neural Network" (ECCV 2020), Figure 1a, the paper's reason for
-    representative nodes: most nodes weigh next to nothing in a Non-local layer. Counts are on a
-    logarithmic axis, or the few large weights would not be seen; a dashed line marks uniform
-    attention.
+    representative nodes: in a Non-local layer most nodes get next to no weight. Counts are on a
+    logarithmic axis, to show the few large weights; a dashed line marks uniform attention.
 
     Args:
         affinity: ``[N, M]``, the attention of N nodes over M nodes each; rows sum to 1.
-        node: Whose weights are on the right, in 0..N - 1.
+        node: The node whose weights are on the right, in 0..N - 1.
 
     Raises:
-        ValueError: If ``affinity`` is not a matrix, not finite or has no such row.
+        ValueError: If ``affinity`` is not a matrix or not finite, or has no such row.
     """
     if affinity.dim() != 2 or affinity.numel() == 0:
         raise ValueError(f"affinity: expected a matrix [N, M], got shape {list(affinity.shape)}")
     num_rows, num_nodes = affinity.shape
     if not 0 <= node < num_rows:
-        raise ValueError(f"node: expected a row of {num_rows}, got {node}")
+        raise ValueError(f"node: expected 0..{num_rows - 1}, got {node}")
     affinity = affinity.detach().float().cpu()
     if not affinity.isfinite().all():
         raise ValueError("affinity: expected finite weights, got NaN or infinity")

@@ -15,7 +15,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def capture_input(
     model: nn.Module, layer_type: type[Layer], image: Any
 ) -> tuple[Layer, Tensor, Grid]:
-    r"""Runs a model in evaluation mode; returns its first layer of a type and what that received.
+    r"""Runs a model in evaluation mode; returns its first layer of a type and that layer's input.
 
     Args:
         model: Any model of images.
@@ -31,7 +31,7 @@ def capture_input(
     layer = next((m for m in model.modules() if isinstance(m, layer_type)), None)
     if layer is None:
         raise ValueError(
-            f"model: expected one with a {layer_type.__name__}, got {type(model).__name__} without"
+            f"model: expected one with a {layer_type.__name__}, got {type(model).__name__}"
         )
     received: list[tuple[Tensor, Grid]] = []
     handle = layer.register_forward_pre_hook(lambda _, args: received.append(args[:2]))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-# What tells runs apart in print without colours.
+# These distinguish runs when printed without colours.
 _MARKERS = "os^Dv*Px"
 
 _NAMES = {
@@ -21,13 +21,13 @@ _NAMES = {
 def draw_curves(
     logs: Mapping[str, Mapping[str, Mapping[int, float]]], metrics: Sequence[str]
 ) -> Figure:
-    r"""Draws what runs have logged over their iterations, a panel a metric, a line a run.
+    r"""Draws what runs have logged over their iterations, one panel per metric, one line per run.
 
     Scores, such as ``"box_ap"`` or ``"miou"``, are drawn in percent.
 
     Args:
-        logs: For each run, by the name that the legend has, the values of each metric by iteration,
-            as :func:`~dyngraph.train.read_log` returns them.
+        logs: For each run, by its name in the legend, the values of each metric by iteration, as
+            :func:`~dyngraph.train.read_log` returns them.
         metrics: The metrics.
 
     Raises:
@@ -61,7 +61,7 @@ def draw_curves(
 
 
 def _label(metric: str) -> tuple[str, float]:
-    """The name of an axis, and what values are multiplied with."""
+    """The name of an axis, and the factor of its values."""
     if found := re.fullmatch(r"(box|mask)_ap(\d*)(?:/(.+))?", metric):
         kind, iou, category = found.groups()
         at = f"_{{{iou}}}" if iou else ""

@@ -1,4 +1,4 @@
-"""Where a network listens, whatever its layers are."""
+"""Drawing where a network listens, whatever its layers are."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def draw_listening(
     Args:
         model: Any model of images.
         inputs: One image, as the model takes it.
-        picture: What the feature maps cover, ``[3, H, W]``, uint8.
+        picture: The picture that the feature maps cover, ``[3, H, W]``, uint8.
         pixels: Rows and columns of the picture.
 
     Yields:
-        ``"nodes"`` and the picture of RepGraph's nodes; ``"rates"`` and that of DGMN's samples at
-        all rates, for the pixel in the middle of the list.
+        ``"nodes"`` and a picture of RepGraph's nodes; ``"rates"`` and a picture of DGMN's samples
+        at all rates, for the pixel in the middle of the list.
     """
     layers = [type(module) for module in model.modules()]
     if RepGraphConv in layers:
@@ -52,7 +52,7 @@ def draw_detector_listening(
     Args:
         model: A detector with one of dyngraph's blocks.
         image: ``[3, H, W]`` in 0..1, as the model takes it.
-        boxes: ``[n, 4]`` (x, y, x, y), in pixels. If there is none, the middle of the picture.
+        boxes: ``[n, 4]`` (x, y, x, y), in pixels. Without any, draws the middle of the picture.
     """
     inputs, (target,) = model.transform([image], [{"boxes": boxes}])
     picture = denormalize(inputs.tensors[0]).cpu()

@@ -52,12 +52,12 @@ def draw_nodes(
     *,
     batch_index: int = 0,
 ) -> Figure:
-    r"""Draws the representative nodes of some pixels over the image, a panel a pixel.
+    r"""Draws the representative nodes of some pixels over the image, one panel per pixel.
 
     As in "Representative Graph Neural Network" (ECCV 2020), Figure 6: the pixel is blue, the
     samples of the node below it are red. The area of a red point is the weight of its sample, the
     attention averaged over the groups; samples that weigh next to nothing are enlarged, so that
-    they are seen. What lies outside the image is not drawn but counted.
+    they are visible. Samples outside the image are not drawn but counted.
 
     Args:
         image: The image ``[3, H, W]``, uint8.

@@ -17,7 +17,7 @@ def draw_panels(pictures: Mapping[str, Tensor]) -> Figure:
     figure, panels = image_panels(list(pictures.values()), text_height=0.35)
     for axes, title in zip(panels, pictures, strict=True):
         axes.set_title(title)
-        # Colours of classes do not mix.
+        # Colours of classes must not mix.
         axes.images[0].set_interpolation("nearest")
     return figure
 
@@ -29,8 +29,8 @@ def image_panels(
 
     Args:
         pictures: At least one.
-        text_height: The room for text above and below each row of pictures, in inches.
-        legend_height: That for a legend of the whole figure, below it.
+        text_height: The space for text above and below each row of pictures, in inches.
+        legend_height: The space for a legend of the whole figure, below it.
     """
     height, width = pictures[0].shape[-2:]
     columns = min(_MOST_COLUMNS, len(pictures))

@@ -1,4 +1,4 @@
-"""A pixel and its samples as points, the larger the more a sample weighs."""
+"""A pixel and its samples as points, larger for larger weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
 from torch import Tensor
 
-# Areas in points squared. What weighs nearly nothing is drawn with the least of them, "for better
-# view" (RepGraph, Figure 6).
+# Areas in points squared. Samples of nearly no weight get the smallest, "for better view"
+# (RepGraph, Figure 6).
 FULL_AREA = 400.0
 LEAST_AREA = 12.0
 PIXEL_AREA = 80.0
@@ -20,9 +20,9 @@ def draw_samples(axes: Axes, points: Tensor, share: Tensor, color: ColorType) ->
     r"""Draws samples over an image, the small ones in front of the large ones.
 
     Args:
-        axes: Those of the image.
-        points: Where they are, ``[K, 2]`` (y, x), in pixels.
-        share: How much of the full area each of them has, ``[K]`` in 0..1.
+        axes: The axes of the image.
+        points: Their positions ``[K, 2]`` (y, x), in pixels.
+        share: Each one's share of the full area, ``[K]`` in 0..1.
         color: Their colour.
     """
     order = share.argsort(descending=True)
@@ -47,7 +47,7 @@ def draw_pixel(axes: Axes, pixel: tuple[int, int], color: ColorType) -> None:
 
 
 def legend_point(label: str, color: ColorType, area: float) -> Line2D:
-    r"""A point for a legend that says what its colour or its area means."""
+    r"""A point for a legend that explains its colour or its area."""
     return Line2D(
         [],
         [],

@@ -25,7 +25,7 @@ from dyngraph.viz.points import (
 )
 
 _PIXEL = "red"
-# Within a family, the darker the larger the rate.
+# Within a colour, darker means a larger rate.
 _YELLOWS = LinearSegmentedColormap.from_list("yellows", ["#fff47a", "#ffcc00", "#a87900"])
 _BLUES = LinearSegmentedColormap.from_list("blues", ["#a6d8ff", "#2f86e8", "#082c85"])
 
@@ -62,11 +62,10 @@ def draw_rates(
     r"""Draws the samples of one pixel at every rate over the image.
 
     As in "Dynamic Graph Message Passing Networks" (CVPR 2020), Figure 4: the pixel is red, the
-    samples are yellow where their filters and blue where their affinities are shown, and every rate
-    has a shade. A panel shows the filters, another the affinities, if there are any. The area of a
-    point is the affinity, or the size of the filter averaged over the groups, in relation to the
-    largest of the panel; the smallest are enlarged, so that they are seen. What lies outside the
-    image is not drawn but counted.
+    samples are yellow in the panel of filters and blue in that of affinities, if there are any, and
+    every rate has its own shade. The area of a point is the affinity, or the size of the filter
+    averaged over the groups, relative to the largest in the panel; the smallest are enlarged, so
+    that they are visible. Samples outside the image are not drawn but counted.
 
     Args:
         image: The image ``[3, H, W]``, uint8.

@@ -16,8 +16,8 @@ def colorize(label: Tensor, palette: Tensor = PALETTE) -> Tensor:
 
     Args:
         label: Classes ``[H, W]`` in 0..255. Those without a colour become black.
-        palette: The RGB colours ``[C, 3]``, uint8, of at most 255 classes. Defaults to those of the
-            Cityscapes training ids.
+        palette: The RGB colours ``[C, 3]``, uint8, of at most 255 classes. Defaults to those of
+            Cityscapes' training ids.
 
     Returns:
         ``[3, H, W]``, uint8, on the CPU.

@@ -273,6 +273,6 @@ def test_a_signal_says_how_to_go_on(root, tmp_path, number):
     assert output == ""
     assert errors.splitlines()[-1] == (
         f"{number.name}: saved {run / 'last.ckpt'}; "
-        "the same command with --trainer.resume true goes on from there"
+        "the same command with --trainer.resume true continues from there"
     )
     assert 1 <= load(run)["global_step"] < 5000

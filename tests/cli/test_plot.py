@@ -136,10 +136,13 @@ def test_a_log_that_is_missing_empty_or_broken_is_named(text, tmp_path):
     ("arguments", "message"),
     [
         (["--out=curves.doc"], r"^out: expected a \.png, \.pdf or \.svg file, got curves\.doc"),
-        (["--labels", "x"], r"^labels: expected another one for each of \[.*\], got \['x'\]"),
-        (["--labels", "x", "x"], r"^labels: expected another one for each of .*, got \['x', 'x'\]"),
+        (["--labels", "x"], r"^labels: expected a different one for each of \[.*\], got \['x'\]"),
+        (
+            ["--labels", "x", "x"],
+            r"^labels: expected a different one for each of .*, got \['x', 'x'\]",
+        ),
         (["--metrics", "box_ap"], r"^metrics: expected some of \['loss', 'miou'\] of a, got box"),
-        ([], r"^runs: expected all to have logged one of .*, got \{'a': \['miou'\], 'b': \['box_"),
+        ([], r"^runs: expected one of .* in the logs of all, got \{'a': \['miou'\], 'b': \['box_"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(arguments, message, tmp_path):

@@ -53,4 +53,5 @@ def test_the_papers_figures(tmp_path, context, found):
 def test_a_context_without_samples_is_refused(tmp_path):
     result = show(tmp_path, "nonlocal")
     assert result.returncode == 2
-    assert "--context: expected one of RepGraph or DGMN, got nonlocal" in result.stderr
+    message = "--context: expected repgraph, bottleneck_repgraph or dgmn, got nonlocal"
+    assert message in result.stderr

@@ -111,7 +111,9 @@ def test_one_run_at_a_time_in_a_folder(data, tmp_path):
         first.kill()
         first.wait()
     assert second.returncode == 1
-    message = f"BlockingIOError: {tmp_path}: process {first.pid} is training here: wait until it ends"
+    message = (
+        f"BlockingIOError: {tmp_path}: process {first.pid} is training here: wait until it ends"
+    )
     assert message in errors.splitlines()[-1]
     # Nothing but the process keeps the folder, not even those that load its data.
     with lock_folder(tmp_path):
