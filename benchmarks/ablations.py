@@ -1,4 +1,4 @@
-"""DGMN's variants as constructor calls, with its parameters and multiply-adds.
+"""DGMN's variants as constructor calls, with their parameters and multiply-adds.
 
     python benchmarks/ablations.py
 

@@ -3,8 +3,8 @@
     python benchmarks/blocks.py
 
 Blocks of RepGraph's Table 2 (2048 channels, 256 hidden, 128x256 nodes) and of DGMN's Table 1 (512
-channels, 97x97 nodes), each beside the Non-local block on PyTorch's fused attention. Maps are
-channels_last. *Layer* is the share of the graph layer inside the block, with its projections to
+channels, 97x97 nodes), each beside the Non-local block with PyTorch's fused attention. Maps are
+channels_last. *Layer* is the graph layer's share of the block's time, including its projections to
 queries, keys and values; the bottleneck block's layer has none, so there it is the sampling alone.
 """
 

@@ -2,10 +2,10 @@
 
     python benchmarks/detectors.py
 
-Prints the table of docs/reproduce.md. Nothing is computed: the counts are exact. Counted are the
-backbone with its context, the feature pyramid, the proposals' head on all levels, and the boxes'
-head on 1000 proposals; the masks' head, which runs once for each object that is found, is a column
-of its own, for 100 objects. Interpolation, normalisation and activations are not counted.
+Prints the table of docs/reproduce.md. Nothing is computed: the counts are exact. They cover the
+backbone with its context, the feature pyramid, the proposal head on all levels, and the box head on
+1000 proposals; the mask head, which runs once per detected object, has its own column, for 100
+objects. Interpolation, normalisation and activations are not counted.
 """
 
 import torch
@@ -37,7 +37,7 @@ ROWS: dict[str, dict[str, str | None]] = {
 
 
 class Dense(nn.Module):
-    """What runs on the whole image."""
+    """The part that runs on the whole image."""
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Dense(nn.Module):
 
 
 def count(model: MaskRCNN) -> tuple[float, float]:
-    """Multiply-adds without the masks' head, and its own."""
+    """Multiply-adds without the mask head, and those of the mask head."""
     heads = model.roi_heads
     channels = model.backbone.out_channels
     boxes = nn.Sequential(heads.box_head, heads.box_predictor)

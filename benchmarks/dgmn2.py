@@ -6,9 +6,9 @@ Each case runs its contenders in turns in this process, forward and forward + ba
 gradients of the maps and all weights. Prints median times, ratios to dyngraph's, and the most
 memory held beyond the inputs. *Unfolded* copies the keys and values of all samples before they are
 weighed: by a deformable convolution, as the released code does, or by `grid_sample`. All contenders
-of a case have the same weights, and are checked to compute the same first. *Without sampling*, each
+of a case have the same weights, and are first checked to compute the same. *Without sampling*, each
 node takes its own value: what is left is the time and memory that all contenders share. With
-*checkpointing*, the block computes everything again in its backward pass, map after map.
+*checkpointing*, the block recomputes everything in its backward pass, map by map.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ BATCH, CHANNELS, HEADS, SIZE = 8, 128, 2, (56, 56)
 
 
 def by_deform_conv2d(x: Tensor, walk: Tensor) -> Tensor:
-    """The released code's way: a deformable convolution that copies, ``[B, C, 9, N]``."""
+    """As in the released code, by a deformable convolution that copies, ``[B, C, 9, N]``."""
     channels = x.shape[1]
     copies = torch.eye(9, dtype=x.dtype).view(9, 1, 3, 3).repeat(channels, 1, 1, 1)
     return deform_conv2d(x, walk, copies, padding=1).view(len(x), channels, 9, -1)
 
 
 def by_grid_sample(x: Tensor, walk: Tensor) -> Tensor:
-    """PyTorch's own interpolation, ``[B, C, 9, N]``."""
+    """By PyTorch's own interpolation, ``[B, C, 9, N]``."""
     height, width = x.shape[2:]
     taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2).unsqueeze(1)
     nodes = Grid([[height, width]]).pos
@@ -80,7 +80,7 @@ class UnfoldedDGMN2Conv(DGMN2Conv):
 
 
 class WithoutSampling(DGMN2Conv):
-    """The layer's linear maps alone, of queries, keys and values too."""
+    """Only the layer's linear maps, including those to queries, keys and values."""
 
     def attend(self, x, grid, return_edges):
         query, key, value = self.qkv(x[0]).chunk(3, dim=1)
@@ -110,7 +110,7 @@ def block_case(mlp_ratio: int) -> dict[str, Contender]:
 
 
 def contenders(modules: dict[str, nn.Module], x: Tensor, *others: object) -> dict[str, Contender]:
-    """Functions of x and all weights, which are those of the first module."""
+    """Functions of x and all weights, taken from the first module."""
     weights = dict(modules[OURS].named_parameters())
     for name, weight in weights.items():
         if name.endswith("conv_offset.weight"):

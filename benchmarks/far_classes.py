@@ -1,9 +1,9 @@
-"""Detectors on classes that a far beacon tells, with several seeds.
+"""Detectors on classes that depend on a far beacon, with several seeds.
 
     python benchmarks/far_classes.py
 
-Runs ``examples/train_coco.py`` with each seed, strips and weights of its own, and prints the mean
-and the range of COCO's average precision. What is done is not done again.
+Runs ``examples/train_coco.py`` with each seed, which has its own strips and weights, and prints the
+mean and range of COCO's average precision. Finished runs are not repeated.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/far_classes"), help="(%(default)s)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(%(default)s)")
     add("--contexts", nargs="+", default=["baseline", "repgraph", "dgmn"], help="(%(default)s)")
-    add("--steps", type=int, help="iterations, those of the example if not given")
+    add("--steps", type=int, help="iterations; as in the example if not given")
     args = parser.parse_args()
     options = ["--contexts", *args.contexts]
     if args.steps is not None:

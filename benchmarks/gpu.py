@@ -1,4 +1,4 @@
-"""The operators, the blocks and their growth against what a user could take instead, on a GPU.
+"""The operators, the blocks and their growth against alternatives, on a GPU.
 
     python benchmarks/gpu.py
 
@@ -6,7 +6,8 @@ Operators and blocks as in `ops.py` and `blocks.py`, in float32 and bfloat16, wi
 kernels; growth as in `growth.py`. Contenders take turns in this process, timed by CUDA events.
 *Bandwidth* is the bytes of an operator's inputs and outputs, each counted once, over its time, as a
 share of what a copy reaches in the same run. In bfloat16, `grid_sample` and `deform_conv2d` sample
-in float32: they take positions in the type of the features, and bfloat16 places are off by nodes.
+in float32: they take positions in the type of the features, and bfloat16 positions are off by
+nodes.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 DEVICE = "cuda"
-# What half a unit in the last place of bfloat16 can become in a sum of products.
+# What half a unit in the last place of bfloat16 can grow to in a sum of products.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 COPIED = 2**30
 PASSES = ["forward", "forward + backward"]
@@ -32,12 +33,12 @@ BLOCK_PASSES = ["forward", "forward, bf16", "training step", "training step, bf1
 
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
-    """Attention to all nodes with the matrix of all pairs."""
+    """Attention to all nodes, holding the matrix of all pairs."""
     return (query @ key.t()).softmax(dim=-1) @ value
 
 
 def contenders(case: str, dtype: torch.dtype) -> dict[str, Contender]:
-    """Those of an operator's case on the GPU, features in a dtype, positions in float32."""
+    """The contenders of a case on the GPU, with features in a dtype, positions in float32."""
     made = ops.CASES[case]("triton")
     made["dyngraph, backend torch"] = ops.CASES[case]("torch")[OURS]._replace(
         inputs=made[OURS].inputs
@@ -85,7 +86,7 @@ def copy_bandwidth(rounds: int) -> float:
 
 
 def dense(run: Callable[[], None]) -> Callable[[], None]:
-    """The same with the matrix of all pairs."""
+    """The same, holding the matrix of all pairs."""
     return sdpa_kernel(SDPBackend.MATH)(run)
 
 
@@ -170,7 +171,7 @@ def main() -> None:
 
 
 def save(path, part: str, results: dict, figure: Figure, bandwidth: float) -> None:
-    """One file a part, beside each other."""
+    """One file per part, side by side."""
     found = {"copy bytes/ms": bandwidth, "results": results}
     write(path.with_stem(f"{path.stem}_{part}"), found, figure)
 

@@ -3,8 +3,8 @@
     python benchmarks/growth.py
 
 Layers with 64 channels, forward. Fits time ~ nodes^exponent over each curve and over its larger
-half, where what a call costs at any size no longer counts, and draws the curves. Non-local stops
-where one run would take minutes.
+half, where the fixed cost of a call no longer counts, and draws the curves. Non-local stops where
+one run would take minutes.
 """
 
 from functools import partial
@@ -48,7 +48,7 @@ def measure(rounds: int, device: str = "cpu") -> dict[str, list[dict[str, float]
 
 
 def exponent(points: list[dict[str, float]], quantity: str) -> float:
-    """The slope of a curve in logarithms."""
+    """The slope of a curve on logarithmic axes."""
     nodes, values = ([np.log(point[key]) for point in points] for key in ("nodes", quantity))
     return float(np.polyfit(nodes, values, 1)[0])
 

@@ -1,13 +1,13 @@
 """Which context finds a far cue? Segmenters on two generated tasks and a control, three seeds each.
 
-In the first task a strip of fence or wall, more than 60 pixels above all objects, tells half of
-their class. In the second, every object has a panel of that strip of its own, right above it and in
-its colour. In the control the strip tells nothing. Without the cue an object IoU of about a third
-is the best that can be had.
+In the first task, the classes of objects depend on their shape and on a strip of fence or wall,
+more than 60 pixels above them all. In the second, every object has its own panel of that strip,
+right above it and in its colour. In the control the strip says nothing. Without the cue, the best
+possible object IoU is about a third.
 
     python benchmarks/long_range.py
 
-Writes every finished run to ``runs/long_range`` and goes on from there when started again.
+Writes every finished run to ``runs/long_range`` and continues from there when started again.
 """
 
 import argparse
@@ -41,19 +41,19 @@ SIZE = (96, 96)
 BATCH = 8
 CHANNELS = 64
 NUM_CLASSES = 19
-# The strip is 17 to 23 nodes above the objects in 24x24 nodes; samples start all over. Both
-# numbers were chosen by the first task's scores; no other row was tuned so. They were scores of
-# other scenes (generate_scenes' seed 0) and of networks of the seeds 0 to 2.
+# The strip is 17 to 23 nodes above the objects in 24x24 nodes; samples start all over the map. Both
+# numbers were chosen by scores in the first task; no other row was tuned like this. The scores were
+# for other scenes (generate_scenes' seed 0) and networks of the seeds 0 to 2.
 SCENES_SEED = 1
 NETWORK_SEEDS = (3, 4, 5)
 OFFSETS = {"num_samples": 18, "spread": 24.0}
 RATES = (1, 6, 18)
-# DeepLabV3's, 6, 12 and 18 on the 49x49 nodes of its crops of Cityscapes, as shares of this map.
+# DeepLabV3's 6, 12 and 18 on the 49x49 nodes of its Cityscapes crops, scaled to this map.
 ATROUS_RATES = (3, 6, 9)
 
 
 def aspp(channels: int, image_pooling: bool) -> nn.Module:
-    """Atrous spatial pyramid pooling of DeepLabV3, or without the mean over the image, of V2."""
+    """Atrous spatial pyramid pooling of DeepLabV3 or, without the mean over the image, of V2."""
     block = ASPP(channels, ATROUS_RATES, channels)
     if not image_pooling:
         del block.convs[-1]
@@ -89,7 +89,7 @@ def build(name: str) -> nn.Module:
 
 
 def train(name: str, folder: Path, steps: int, seed: int) -> dict[str, float]:
-    """Trains a contender as the demo does, and judges it on the split ``val``."""
+    """Trains a contender as the demo does, and scores it on the split ``val``."""
     torch.manual_seed(seed)
     model = build(name)
     images, labels = load(folder, "train")
@@ -171,7 +171,7 @@ def main() -> None:
         for name in CONTENDERS
         if not run_path(args.out, task, name, seed, args.steps).exists()
     ]
-    # One thread a run: more runs at a time are faster than more threads, and add up the same.
+    # One thread per run: running more at once is faster than more threads, and sums stay the same.
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *key, args.out, args.steps, threads=1) for key in runs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):

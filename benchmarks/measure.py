@@ -23,7 +23,7 @@ TURN = 0.5
 
 
 def arguments(description: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks of speed have."""
+    """The options of all speed benchmarks."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,8 +49,8 @@ def times(
 ) -> dict[str, float]:
     """The median time of each contender in milliseconds.
 
-    They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`: a short run
-    right after a long one of another contender would pay for the memory and caches that it lost.
+    They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`: a single
+    short run would pay for the memory and caches lost to another contender's long one.
     """
     turns = {name: _turn(run, device) for name, run in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
@@ -68,7 +68,7 @@ def _turn(run: Callable[[], Any], device: str) -> Callable[[], list[float]]:
         # Only CUDA builds of PyTorch have Triton.
         from triton.testing import do_bench
 
-        # By CUDA events around each run, with the GPU's cache cleared before it.
+        # With CUDA events around each run, with the GPU's cache cleared before it.
         return partial(do_bench, run, rep=int(MILLI * TURN), return_mode="all")
     repeats = max(1, int(TURN * MILLI / _milliseconds(run)))
     return lambda: [_milliseconds(run) for _ in range(repeats)]
@@ -81,7 +81,7 @@ def _milliseconds(run: Callable[[], Any]) -> float:
 
 
 def peak_memory(run: Callable[[], Any], device: str = "cpu") -> float:
-    """The most memory in MB that a run holds beyond what was there before, by PyTorch's count.
+    """The peak memory of a run in MB, beyond what was in use before, as PyTorch counts it.
 
     The run should be warm: what it keeps for later runs counts too.
     """
@@ -102,7 +102,7 @@ def peak_memory(run: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The machine and versions that the figures depend on."""
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -118,7 +118,7 @@ def machine() -> dict[str, Any]:
 
 
 def bars(cases: dict[str, dict[str, dict[str, Any]]], passes: list[str]) -> Figure:
-    """The milliseconds of every contender of every case, a panel a pass."""
+    """The milliseconds of every contender of every case, one panel per pass."""
     labels = [f"{case}: {name}" for case, contenders in cases.items() for name in contenders]
     colours = [f"C{number}" for number, contenders in enumerate(cases.values()) for _ in contenders]
     height = 1.2 + 0.25 * len(labels)
@@ -146,6 +146,6 @@ def write(path: Path, results: dict[str, Any], figure: Figure) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown, numbers to the right."""
+    """A table in Markdown, with numbers aligned right."""
     lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -1,14 +1,14 @@
-"""The operators against what a user could take instead, on a CPU.
+"""The operators against alternatives, on a CPU.
 
     python benchmarks/ops.py
 
 Each case runs its contenders in turns in this process, forward and forward + backward with the
 gradients of all inputs, positions included. Prints median times, ratios to dyngraph's, and the most
-memory held beyond the inputs. All contenders of a case are checked to compute the same first, but
-for attention to all nodes, and for the prediction's matrix product without sampling. The prediction
-with its corners given, and this product, show its limit. Each gets its inputs in the layout that it
-takes: those of PyTorch and torchvision channels first, as networks usually have them, and
-`grid_sample` also channels_last, where it is faster.
+memory held beyond the inputs. All contenders of a case are first checked to compute the same,
+except for attention to all nodes and the prediction's matrix product without sampling. This
+product, and the prediction with its corners given, show the limit. Each contender gets its inputs
+in its own layout: channels first for PyTorch and torchvision, as is usual, and for `grid_sample`
+also channels_last, where it is faster.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Contender(NamedTuple):
 
 
 def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
-    """All nodes' samples ``[C, N, K]`` of maps ``[C, N]`` by PyTorch's own interpolation."""
+    """The samples ``[C, N, K]`` of all nodes of maps ``[C, N]``, by PyTorch's interpolation."""
     height, width = size
     scale = pos.new_tensor([2 / (height - 1), 2 / (width - 1)])
     places = (pos * scale - 1).flip(-1).unsqueeze(0)
@@ -45,7 +45,7 @@ def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def unfold(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
-    """All nodes' samples ``[C, N, K]`` by a deformable convolution that copies: DGMN's own way."""
+    """The samples ``[C, N, K]`` by a deformable convolution that copies, as DGMN does."""
     channels, taps = len(x), pos.shape[1]
     copies = torch.eye(taps).to(pos).view(taps, 1, 3, 3).repeat(channels, 1, 1, 1)
     maps = x.view(1, channels, *size).to(pos.dtype)
@@ -54,7 +54,7 @@ def unfold(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def offsets(pos: Tensor, size: tuple[int, int]) -> Tensor:
-    """How far samples are from the taps of a 3x3 convolution, as `deform_conv2d` takes them."""
+    """The offsets of samples from the taps of a 3x3 convolution, for `deform_conv2d`."""
     taps = torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2).to(pos)
     offset = (pos - Grid([size], device=pos.device).pos.unsqueeze(1) - taps).view(*size, -1)
     return offset.permute(2, 0, 1).unsqueeze(0)
@@ -149,7 +149,7 @@ def prediction_case(
 
 
 def walks(size: tuple[int, int]) -> Tensor:
-    """Positions a walk of about a node away from the taps of rate 12."""
+    """Positions about one node away from the taps of rate 12."""
     taps = 12 * torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
     pos = Grid([size]).pos.unsqueeze(1) + taps
     return pos + torch.randn_like(pos)
@@ -158,7 +158,7 @@ def walks(size: tuple[int, int]) -> Tensor:
 def nonlocal_case(
     size: tuple[int, int], channels: int, samples: int, backend: str
 ) -> dict[str, Contender]:
-    """Not the same function: all nodes against the samples."""
+    """Not the same function: attention to all nodes against attention to the samples."""
 
     def full(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
         heads = (x[None, None] for x in (query, key, value))
@@ -235,7 +235,7 @@ def report(results: dict) -> str:
 def run(
     description: str | None, name: str, cases: dict[str, Callable[[], dict[str, Contender]]]
 ) -> None:
-    """Measures the cases that the command line asks for; writes and prints the results."""
+    """Measures the cases selected on the command line; writes and prints the results."""
     parser = arguments(description, name, rounds=3)
     parser.add_argument("--case", default="", help="only cases whose names contain this")
     args = parser.parse_args()

@@ -16,7 +16,7 @@ from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGr
 
 
 class DANet(nn.Module):
-    """DANet as its paper has it: each part has a 3x3 convolution of its own before it."""
+    """DANet as in its paper: each part has its own 3x3 convolution before it."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class DANet(nn.Module):
 
 RATES = (1, 6, 12, 24)
 STATIC = {"affinity": False, "filters": False}
-#: For each table: the channels, the map, and what makes the module of each row.
+#: For each table: the channels, the map, and functions that make the module of each row.
 TABLES = {
     ("RepGraph", "2"): (
         2048,
@@ -61,7 +61,7 @@ TABLES = {
 
 
 def costs() -> dict[tuple[str, str], dict[str, tuple[int, int, int]]]:
-    """For each table, each row's weights and multiply-adds: dense, and all with samples."""
+    """For each table, each row's weights, dense multiply-adds, and all with sampling."""
     found: dict[tuple[str, str], dict[str, tuple[int, int, int]]] = {}
     for table, (channels, size, rows) in TABLES.items():
         found[table] = {}

@@ -22,8 +22,8 @@ def main() -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="the released file")
     add("--model", choices=list(DEPTHS), default="dgmn2_small", help="(%(default)s)")
-    add("--classes", type=int, default=1000, help="those of the classifier (%(default)s)")
-    add("--features-only", action="store_true", help="the backbone without classifier")
+    add("--classes", type=int, default=1000, help="classes of the classifier (%(default)s)")
+    add("--features-only", action="store_true", help="the backbone without the classifier")
     add("--out", type=Path, required=True, help="the folder")
     args = parser.parse_args()
 

@@ -1,12 +1,12 @@
 """Trains segmenters with and without context on generated street scenes, and compares them.
 
-Half of the class of an object on the road is its own shape; the other half is what stands far above
-it, a fence or a wall. A network whose receptive field is 47 pixels wide can only guess that half.
+The class of an object on the road depends on its shape and on what stands far above it, a fence or
+a wall. A network whose receptive field is 47 pixels wide can only guess the latter.
 
     python examples/demo.py
 
-Prints a table and writes pictures to ``runs/demo``. Models that are already trained there are not
-trained again, and an interrupted one is resumed.
+Prints a table and writes pictures to ``runs/demo``. Models already trained there are not trained
+again, and an interrupted one is resumed.
 """
 
 import argparse

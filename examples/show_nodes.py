@@ -35,9 +35,9 @@ def main() -> None:
     add = parser.add_argument
     add("image", type=Path, help="a PNG or JPEG file")
     add("--checkpoint", type=Path, required=True, help="a last.ckpt")
-    add("--context", default="bottleneck_repgraph", help="that of the run (%(default)s)")
-    add("--backbone", default="resnet50", help="that of the run (%(default)s)")
-    add("--head-channels", type=int, default=512, help="that of the run (%(default)s)")
+    add("--context", default="bottleneck_repgraph", help="as in the run (%(default)s)")
+    add("--backbone", default="resnet50", help="as in the run (%(default)s)")
+    add("--head-channels", type=int, default=512, help="as in the run (%(default)s)")
     add("--pixels", type=pixel, nargs="+", metavar="ROW,COLUMN", help="three, if not given")
     add("--out", type=Path, default=Path("nodes.png"), help="(%(default)s)")
     args = parser.parse_args()
@@ -57,7 +57,9 @@ def main() -> None:
     pixels = args.pixels or [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
     figures = [figure for _, figure in draw_listening(model, image.unsqueeze(0), picture, pixels)]
     if not figures:
-        parser.error(f"--context: expected one of RepGraph or DGMN, got {args.context}")
+        parser.error(
+            f"--context: expected repgraph, bottleneck_repgraph or dgmn, got {args.context}"
+        )
     figures[0].savefig(args.out, dpi=150)
     print(args.out)
 

@@ -1,16 +1,16 @@
 """Trains Mask R-CNN on COCO, with and without context inside its backbone, and compares them.
 
 With ``--data PATH`` the images come from COCO as it is on disk, by default with ResNet-50 and the
-schedule "1x": 90,000 iterations of 16 images. Without it, a small data set is generated in the same
-format and small detectors are trained on it within minutes on a CPU. Half of its classes are told
-by their shape; the others look the same, and are told by a beacon so far away that a detector
-without context cannot see it.
+"1x" schedule: 90,000 iterations of 16 images. Without it, a small data set is generated in the same
+format and small detectors are trained on it within minutes on a CPU. Half of its classes differ in
+shape; the others look the same, and depend on a beacon so far away that a detector without context
+cannot see it.
 
     python examples/train_coco.py
     python examples/train_coco.py --data datasets/coco --weights DEFAULT --contexts repgraph
 
-Prints a table of COCO's average precision, by pycocotools. Detectors that are already trained in
-``--out`` are not trained again, and an interrupted one is resumed.
+Prints a table of COCO's average precision, by pycocotools. Detectors already trained in ``--out``
+are not trained again, and an interrupted one is resumed.
 """
 
 import argparse
@@ -49,15 +49,15 @@ CONTEXTS: dict[str, Context] = {
 def small_dgmn(channels: int) -> DGMNBlock:
     """Without dynamic filters: their product with affinities takes longer to learn."""
     block = DGMNBlock(channels, rates=(20, 23, 26, 29, 32, 35), groups=0, filters=False)
-    # Messages are means of samples most of which are outside of a strip. To be heard from the
-    # first step on, they start louder.
+    # Messages are means of samples, most of which are outside of the strip. To matter from the
+    # first step on, they start stronger.
     with torch.no_grad():
         block.conv.lin.weight[:, channels:] *= 4
     return block
 
 
 # For strips 8 nodes high, with beacons 20 to 36 nodes away. These blocks don't start as the
-# identity, which suits networks that are trained already: from scratch, they would be found late.
+# identity, which suits pretrained networks: from scratch, it would delay finding the beacons.
 SMALL_CONTEXTS: dict[str, Context] = {
     "baseline": (None, "res4"),
     "nonlocal": (NonLocalBlock, "res4"),
@@ -74,7 +74,7 @@ PAPER = {
     "steps": 90_000,
     "decay": (6 / 9, 8 / 9),
 }
-# Of small detectors: the channels of the pyramid and of the masks' head, and of the boxes' head.
+# In small detectors: the channels of the pyramid and the mask head, and of the box head.
 WIDTH = 64
 BOX_WIDTH = 256
 SMALL = {
@@ -90,7 +90,7 @@ SMALL = {
 def small_options() -> dict[str, Any]:
     """Narrow heads and few proposals, for small pictures of few objects."""
     return {
-        # No picture is shrunk: that would bring the beacons into sight.
+        # Pictures are not shrunk, which would bring the beacons into sight.
         "min_size": 64,
         "max_size": 336,
         "pyramid_channels": WIDTH,
@@ -121,12 +121,12 @@ def build(name: str, args: argparse.Namespace, num_classes: int) -> MaskRCNN:
         return model
     model.roi_heads.box_predictor = FastRCNNPredictor(BOX_WIDTH, num_classes + 1)
     model.roi_heads.mask_predictor = MaskRCNNPredictor(WIDTH, WIDTH, num_classes + 1)
-    # As convolutions on a CPU are fastest, and dyngraph's layers take maps without a copy.
+    # The layout in which convolutions on a CPU are fastest, and dyngraph's layers need no copy.
     return model.to(memory_format=torch.channels_last)
 
 
 def train(name: str, args: argparse.Namespace, data: DetectionDataModule) -> dict[str, float]:
-    """The scores of one detector, which is trained first unless it is in its folder already."""
+    """The scores of one detector, trained first unless its folder already has it."""
     folder = args.out / name
     scores_path = folder / "scores.json"
     if scores_path.exists():
@@ -155,7 +155,7 @@ def train(name: str, args: argparse.Namespace, data: DetectionDataModule) -> dic
         accelerator=args.accelerator,
         devices=args.devices,
         precision=args.precision,
-        # Without ImageNet's weights, gradients are large at first.
+        # Without ImageNet weights, gradients are large at first.
         gradient_clip_val=None if args.weights else 10.0,
         enable_model_summary=False,
     )
@@ -194,13 +194,13 @@ def parse_arguments() -> argparse.Namespace:
         default=DEFAULT,
         help="(%(default)s)",
     )
-    add("--backbone", help="resnet10, resnet18, resnet50, resnet101 or resnext101_32x8d")
+    add("--backbone", help="resnet10, resnet18, resnet34, resnet50, resnet101 or resnext101_32x8d")
     add("--weights", help="ImageNet weights of the backbone, e.g. DEFAULT")
     add("--steps", type=int, help="iterations")
-    add("--batch-size", type=int, help="images of an iteration")
+    add("--batch-size", type=int, help="images per iteration")
     add("--optimizer", choices=OPTIMIZERS, help="optimiser")
     add("--lr", type=float, help="learning rate")
-    add("--decay", type=float, nargs="*", help="shares of the iterations where lr is divided by 10")
+    add("--decay", type=float, nargs="*", help="fractions of the run at which lr is divided by 10")
     add("--seed", type=int, default=1, help="(%(default)s)")
     add("--workers", type=int, default=1, help="loading processes (%(default)s)")
     add("--accelerator", default="auto", help="cpu, gpu, … (%(default)s)")
@@ -220,7 +220,7 @@ def main() -> None:
     root = args.data
     if root is None:
         root = args.out / "strips"
-        # No more than a short run looks at.
+        # No more than a short run uses.
         num_train = min(2000, args.steps * args.batch_size)
         generate_coco(root, num_train=num_train, num_val=min(100, num_train), seed=args.seed)
     data = DetectionDataModule(
