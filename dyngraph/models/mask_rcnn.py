@@ -191,15 +191,12 @@ def _resnet(name: str, weights: str | None, freeze: bool | None) -> ResNet:
 def _add_context(
     resnet: ResNet, context: str | Callable[[int], nn.Module] | None, place: str
 ) -> None:
-    if place not in PLACES:
-        raise ValueError(f"context_at: expected one of {PLACES}, got {place!r}")
+    places = (*STAGES,) if context == DEFORMABLE else PLACES
+    if place not in places:
+        raise ValueError(f"context_at: expected one of {places} with {context!r}, got {place!r}")
     if context in (None, "none"):
         return
     if context == DEFORMABLE:
-        if place not in STAGES:
-            raise ValueError(
-                f"context_at: expected one of {(*STAGES,)} with {DEFORMABLE!r}, got {place!r}"
-            )
         for stage in STAGES[place]:
             make_deformable(resnet.get_submodule(stage))
         return

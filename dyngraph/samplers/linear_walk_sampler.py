@@ -48,7 +48,7 @@ class LinearWalkSampler(DilatedSampler):
     ) -> None:
         super().__init__((1,), kernel_size=kernel_size, num_axes=num_axes)
         num_outputs = self.num_samples * num_axes
-        # Parameters of its own, so that the names are those of the released weights.
+        # Its own parameters, named like the released weights.
         self.weight = nn.Parameter(torch.empty(num_outputs, in_channels))
         self.bias = nn.Parameter(torch.empty(num_outputs)) if bias else None
         self.reset_parameters()

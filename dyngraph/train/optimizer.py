@@ -45,8 +45,7 @@ def make_optimizer(
         own = made.defaults.get(name, value)
         if name in parameters and own not in (value, parameters[name].default):
             raise ValueError(
-                f"optimizer: expected no {name} of its own beside that of the task, {value}, "
-                f"got {own}"
+                f"optimizer: expected {name} {value}, as in the task, or none, got {own}"
             )
     return made
 
