@@ -201,12 +201,14 @@ def test_weights_to_start_from_are_not_asked_for(tmp_path):
 )
 def test_a_checkpoint_names_no_other_code(tmp_path, network, capsys):
     path = save(tmp_path / "a.ckpt", settings(network))
-    with pytest.raises(ValueError, match=rf"^{path}: settings, network: expected classes of dyng"):
+    with pytest.raises(
+        ValueError, match=rf"^{path}: settings, network: expected only classes of dyng"
+    ):
         checkpoint_settings(path)
     with pytest.raises(SystemExit) as stop:
         main(["predict", f"--checkpoint={path}", f"--images={tmp_path}", "--out=nowhere"])
     assert stop.value.code == 2
-    assert "expected classes of dyngraph" in capsys.readouterr().err
+    assert "expected only classes of dyngraph" in capsys.readouterr().err
 
 
 def test_broken_settings_are_named(tmp_path):
