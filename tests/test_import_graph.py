@@ -25,6 +25,7 @@ LAYERS = [
     "ops.backend",
     "ops.along_edges",
     "ops.sampled",
+    "ops.multi_scale",
     "ops",
     "samplers",
     "nn.conv",

@@ -3,13 +3,13 @@
 import pytest
 import reference
 import torch
+from backends import BACKENDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operators import FUNCTIONS, make_inputs, run, run_with_gradients
 from strategies import CHANNELS, broken, neighborhoods
 
 from dyngraph import Neighborhood
-from dyngraph.ops.backend import backend_names
 
 SETTINGS = settings.get_profile("fuzz")
 # Triton's interpreter takes a thousand times as long as a GPU.
@@ -162,7 +162,7 @@ def largest_terms(function, t, near, groups):
     return (weight * corners.unflatten(2, (groups, -1))).sum(dim=1).flatten(1)
 
 
-@pytest.mark.parametrize("backend", backend_names())
+@pytest.mark.parametrize("backend", BACKENDS)
 @FEW
 @given(data=st.data())
 def test_what_overflows_is_not_finite(backend, data):

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dyngraph import Grid, Neighborhood, multilinear
 from dyngraph.multilinear import flatten_maps
 from dyngraph.ops import operators, sampled_attention
-from dyngraph.ops.kernels import KERNELS
 
 GROUPS = 2
 

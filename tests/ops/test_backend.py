@@ -11,22 +11,25 @@ from dyngraph.ops import backend as backends
 from dyngraph.ops import explain_backend, operators, sampled, sampled_sum, self_check, use_backend
 from dyngraph.ops.backend import resolve_backend
 from dyngraph.ops.kernels import KERNELS, load_kernels
+from dyngraph.ops.kernels.native import library
 from dyngraph.ops.kernels.triton import reasons
 
 CPU = torch.device("cpu")
+#: What auto is on a CPU.
+BEST = "native" if library.MISSING is None else "torch"
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The names of the backends that calls used, in order."""
     names = []
-    along_edges, original = sampled.along_edges.sampled_sum, operators.gather_sum
+    along_edges, original = sampled.along_edges.sampled_sum, operators.sampled_sum
 
-    def gather_sum(*args):
+    def at_positions(*args):
         names.append(args[-1])
         return original(*args)
 
-    monkeypatch.setattr(sampled.operators, "gather_sum", gather_sum)
+    monkeypatch.setattr(sampled.operators, "sampled_sum", at_positions)
     monkeypatch.setattr(
         sampled.along_edges, "sampled_sum", lambda *args: names.append("pyg") or along_edges(*args)
     )
@@ -39,10 +42,14 @@ def call(**kwargs):
     assert out.flatten().tolist() == [1, 2]
 
 
-def test_auto_is_torch_on_a_cpu(used):
+def test_auto_is_the_first_that_can_serve(used, monkeypatch):
     call()
     call(backend="auto")
-    assert used == ["torch", "torch"]
+    monkeypatch.setattr(library, "MISSING", "not built")
+    call()
+    assert used == [BEST, BEST, "torch"]
+    with pytest.raises(ValueError, match=r"^backend 'native': not built$"):
+        call(backend="native")
 
 
 def test_use_backend_changes_auto_only(used):
@@ -56,7 +63,7 @@ def test_use_backend_changes_auto_only(used):
         with use_backend("auto"):
             call()
     call()
-    assert used == ["pyg", "torch", "torch", "pyg", "pyg", "torch", "torch"]
+    assert used == ["pyg", "torch", "torch", "pyg", "pyg", BEST, BEST]
 
 
 def test_use_backend_is_undone_by_an_exception():
@@ -66,7 +73,7 @@ def test_use_backend_is_undone_by_an_exception():
 
     with pytest.raises(RuntimeError, match=r"^pyg$"):
         fail()
-    assert resolve_backend("auto", CPU) == "torch"
+    assert resolve_backend("auto", CPU) == BEST
 
 
 def test_use_backend_decorates_functions():
@@ -74,13 +81,13 @@ def test_use_backend_decorates_functions():
     def inside():
         return resolve_backend("auto", CPU)
 
-    assert [inside(), inside(), resolve_backend("auto", CPU)] == ["pyg", "pyg", "torch"]
+    assert [inside(), inside(), resolve_backend("auto", CPU)] == ["pyg", "pyg", BEST]
 
 
 def test_unknown_backend():
     with pytest.raises(ValueError, match=r"^backend: .*'fast'"), use_backend("fast"):
         pytest.fail("entered the block")
-    assert resolve_backend("auto", CPU) == "torch"
+    assert resolve_backend("auto", CPU) == BEST
     with pytest.raises(ValueError, match=r"^backend: .*'fast'"):
         call(backend="fast")
 
@@ -89,9 +96,11 @@ def test_unknown_backend():
 
 
 def test_what_cannot_serve_says_why(monkeypatch):
+    monkeypatch.setattr(library, "MISSING", "not built")
     x = torch.ones(2, 1)
     assert explain_backend(x).splitlines() == [
         "triton: Triton's interpreter is for tests",
+        "native: not built",
         "torch: chosen",
         "pyg: possible",
     ]
@@ -134,7 +143,7 @@ def test_features_that_do_not_fit_are_named():
 def test_a_named_backend_gets_all_of_a_layer(layer, monkeypatch):
     """No corner, sum or gradient is computed by other kernels, whatever auto would be."""
     loaded = []
-    for name in ("corners", "edges", "attention"):
+    for name in ("corners", "edges", "sum", "attention"):
         monkeypatch.setattr(
             sys.modules[f"dyngraph.ops.operators.{name}"],
             "load_kernels",
@@ -169,36 +178,39 @@ def test_a_new_set_is_taken_where_nothing_speaks_against_it(toy, used):
     with use_backend("toy"):
         call()
     toy.reasons = ["too small", "too slow"]
-    assert explain_backend(torch.ones(2, 1)).splitlines()[::2] == [
-        "toy: too small; too slow",
-        "torch: chosen",
-    ]
+    lines = explain_backend(torch.ones(2, 1)).splitlines()
+    assert lines[0] == "toy: too small; too slow"
+    assert f"{BEST}: chosen" in lines
     call()
     with pytest.raises(ValueError, match=r"^backend 'toy': too small; too slow$"):
         call(backend="toy")
-    assert used == ["toy", "toy", "toy", "torch"]
+    assert used == ["toy", "toy", "toy", BEST]
 
 
 def test_a_new_set_is_compared_with_plain_pytorch(toy, used):
-    original = toy.functions.gather_sum
-    toy.functions.gather_sum = lambda *args: 2 * original(*args)
-    with pytest.warns(UserWarning, match=r"^backend 'toy' is not used on cpu: gather_sum of"):
+    original = toy.functions.sampled_sum
+    toy.functions.sampled_sum = lambda *args: 2 * original(*args)
+    with pytest.warns(UserWarning, match=r"^backend 'toy' is not used on cpu: sampled_sum of"):
         call()
-    assert used == ["torch"]
-    assert explain_backend(torch.ones(2, 1)).startswith("toy: gather_sum of its kernels differs")
+    assert used == [BEST]
+    assert explain_backend(torch.ones(2, 1)).startswith("toy: sampled_sum of its kernels differs")
 
 
 # --- kernels are checked before they are trusted ------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", self_check.KINDS)
-def test_kernels_that_are_right(kind):
-    assert self_check.compare("triton", kind, CPU) is None
+@pytest.mark.parametrize("backend", [name for name in KERNELS if name != "torch"])
+def test_kernels_that_are_right(backend, kind):
+    if backend == "native" and library.MISSING is not None:
+        pytest.skip(library.MISSING)
+    assert self_check.compare(backend, kind, CPU) is None
 
 
 BROKEN = {
     "corners": ("corners", lambda index, weight: (index, weight + 0.01), "weight"),
     "edges": ("gather_sum", lambda out: 1.01 * out, "gather_sum"),
+    "sum": ("sampled_sum", lambda out: 1.01 * out, "sampled_sum"),
     "attention": ("attention", lambda out, *rest: (1.01 * out, *rest), "attention"),
 }
 

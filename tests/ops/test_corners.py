@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from dyngraph import Grid, Neighborhood
 from dyngraph.multilinear import flatten_maps
 from dyngraph.ops import find_corners, interpolate
-from dyngraph.ops.kernels import KERNELS
 
 GRID = Grid([[3, 4], [3, 4], [2, 5]])
 PADDING_MODES = ["zeros", "border"]

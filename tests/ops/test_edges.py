@@ -1,9 +1,9 @@
 import pytest
 import torch
+from backends import KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyngraph.ops.kernels import KERNELS
 from dyngraph.ops.kernels.pytorch import rows as torch_rows
 from dyngraph.ops.kernels.pytorch.rows import transpose_index
 from dyngraph.ops.operators import gather_dot, gather_sum, scatter_sum

@@ -5,9 +5,7 @@ from torch.autograd import forward_ad
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.derivatives import transforms_active
-from dyngraph.ops.backend import backend_names
 
-BACKENDS = backend_names()
 GROUPS = 2
 #: The features that each operator differentiates, next to positions, and their channels.
 OPERATORS = {

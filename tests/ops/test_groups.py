@@ -5,9 +5,7 @@ import reference
 import torch
 
 from dyngraph import Grid, Neighborhood, ops
-from dyngraph.ops.backend import backend_names
 
-BACKENDS = backend_names()
 GRID, RECEIVER = Grid([[3, 4], [2, 2]]), Grid([[2, 3], [3, 1]])
 GROUPS, SAMPLES, CHANNELS = 2, 3, 6
 

@@ -9,9 +9,7 @@ from operators import make_inputs, run, run_with_gradients
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.ops import use_backend
-from dyngraph.ops.backend import backend_names
 
-BACKENDS = backend_names()
 # Where Triton's interpreter would take minutes.
 COMPILED = [name for name in BACKENDS if name != "triton"]
 HALF = [torch.bfloat16, torch.float16]

@@ -1,3 +1,4 @@
+import backends
 import pytest
 import reference
 import torch
@@ -6,11 +7,10 @@ from torchvision.ops import deform_conv2d
 
 from dyngraph import Grid, Neighborhood
 from dyngraph.ops import sampled_convolution, use_backend
-from dyngraph.ops.backend import backend_names
 from dyngraph.samplers import DilatedSampler
 
 # Where Triton's interpreter would take minutes.
-BACKENDS = [name for name in backend_names() if name != "triton"]
+BACKENDS = [name for name in backends.BACKENDS if name != "triton"]
 HALF = [torch.bfloat16, torch.float16]
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -211,7 +211,7 @@ def test_errors_name_the_argument(changes, match, backend):
             sampled_convolution(near=near, **{**given, **changes})
 
 
-@pytest.mark.parametrize("backend", backend_names())
+@pytest.mark.parametrize("backend", backends.BACKENDS)
 def test_filters_without_outputs(backend):
     grid = Grid([[2, 3]])
     near = Neighborhood(grid, grid.pos.unsqueeze(1).repeat(1, 3, 1))

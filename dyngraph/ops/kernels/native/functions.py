@@ -184,9 +184,11 @@ def attention_backward(
 
 def _sum(call: Call, weight: Tensor, table: Tensor) -> Tensor:
     """``[N, G, K], [M, C] -> [N, C]``."""
-    out = table.new_zeros(len(weight), table.shape[1], dtype=weight.dtype)
-    if len(table):
-        library().sum(call, _data(weight), features_of(table), _data(out))
+    shape = len(weight), table.shape[1]
+    if len(table) == 0:
+        return table.new_zeros(shape)
+    out = weight.new_empty(shape)
+    library().sum(call, _data(weight), features_of(table), _data(out))
     return out.to(table.dtype)
 
 
