@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,6 +9,10 @@ from hypothesis import settings
 # Before the kernels are defined: without a GPU, Triton's interpreter runs them.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    if find_spec("triton"):
+        import fast_interpreter
+
+        fast_interpreter.install()
 # The same examples in every run: a failure is then the fault of a change, not of a draw.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("repeatable")
