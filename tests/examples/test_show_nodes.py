@@ -1,7 +1,5 @@
 """Pictures of the nodes of a trained segmenter."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import run_script
 
 from dyngraph.models import segmenter
 from dyngraph.train import SegmentationTask
@@ -20,10 +19,9 @@ def show(folder, context, *options):
     model = segmenter("small_trunk", context, head_channels=8)
     torch.save({"state_dict": SegmentationTask(model).state_dict()}, folder / "last.ckpt")
     Image.new("RGB", (96, 64)).save(folder / "image.png")
-    command = [sys.executable, SCRIPT, folder / "image.png", "--backbone", "small_trunk"]
-    command += ["--head-channels", "8", "--context", context, "--out", folder / "nodes.png"]
-    command += ["--checkpoint", folder / "last.ckpt", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    arguments = [folder / "image.png", "--backbone", "small_trunk", "--head-channels", "8"]
+    arguments += ["--context", context, "--out", folder / "nodes.png"]
+    return run_script(SCRIPT, *arguments, "--checkpoint", folder / "last.ckpt", *options)
 
 
 def colours(path):
@@ -43,15 +41,13 @@ def colours(path):
         ("dgmn", {"blue": False, "red": True, "yellow": True}),
     ],
 )
-def test_the_papers_figures(tmp_path, context, found):
-    result = show(tmp_path, context, "--pixels", "32,48", "20,20")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{tmp_path / 'nodes.png'}\n"
+def test_the_papers_figures(tmp_path, context, found, capsys):
+    assert show(tmp_path, context, "--pixels", "32,48", "20,20") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'nodes.png'}\n"
     assert colours(tmp_path / "nodes.png") == found
 
 
-def test_a_context_without_samples_is_refused(tmp_path):
-    result = show(tmp_path, "nonlocal")
-    assert result.returncode == 2
+def test_a_context_without_samples_is_refused(tmp_path, capsys):
+    assert show(tmp_path, "nonlocal") == 2
     message = "--context: expected repgraph, bottleneck_repgraph or dgmn, got nonlocal"
-    assert message in result.stderr
+    assert message in capsys.readouterr().err
