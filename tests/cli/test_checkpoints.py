@@ -58,6 +58,15 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data set and the run of a segmenter on it, next to each other."""
+    folder = tmp_path_factory.mktemp("trained")
+    generate_folder(folder / "data", num_train=2, num_val=2, progress=False)
+    main(["fit", *arguments(folder / "data", folder / "run")])
+    return folder
+
+
 def content(folder):
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -90,13 +99,12 @@ def test_resuming_to_train_longer(root, tmp_path):
         ("--network.context=repgraph", "network.context: expected 'dgmn', as the run was started"),
     ],
 )
-def test_settings_that_have_to_stay(root, tmp_path, other, message):
-    run = arguments(root, tmp_path / "run")
-    main(["fit", *run])
-    before = (tmp_path / "run/last.ckpt").read_bytes()
+def test_settings_that_have_to_stay(trained, other, message):
+    run = arguments(trained / "data", trained / "run")
+    before = (trained / "run/last.ckpt").read_bytes()
     with pytest.raises(ValueError, match=re.escape(f"last.ckpt: {message}")):
         main(["--traceback", "fit", *run, "--trainer.max_steps=2", "--trainer.resume=true", other])
-    assert (tmp_path / "run/last.ckpt").read_bytes() == before
+    assert (trained / "run/last.ckpt").read_bytes() == before
 
 
 def test_classes_of_the_data_are_those_of_the_network(root, tmp_path):
@@ -246,9 +254,8 @@ def test_broken_classes_are_named(tmp_path, entries):
         checkpoint_settings(path)
 
 
-def test_test_predicts_anew(root, tmp_path, capsys):
-    run, out = arguments(root, tmp_path / "run"), tmp_path / "out"
-    main(["fit", *run])
+def test_test_predicts_anew(trained, tmp_path):
+    run, out = arguments(trained / "data", trained / "run"), tmp_path / "out"
     main(["test", *run, f"--out={out}"])
     first = content(out)
     for path in (out / "labels").rglob("*.png"):

@@ -23,10 +23,11 @@ def coco(tmp_path_factory):
     return folder
 
 
-def test_train_score_and_predict(coco, tmp_path, capsys):
+def test_train_score_and_predict(coco, tmp_path, capsys, pictures):
     run = [*TINY, f"--data.root={coco}", f"--trainer.folder={tmp_path / 'run'}"]
     run += ["--network.context=bottleneck_repgraph", "--trainer.limit_val_batches=1.0"]
     main(["fit", *run])
+    assert pictures(tmp_path / "run") == {"detections", "nodes"}
     fitted = capsys.readouterr().out
     config = f"--config={tmp_path / 'run/config.yaml'}"
     assert read_config(tmp_path / "run/config.yaml")["task"] == "detection"
@@ -58,16 +59,22 @@ def test_train_score_and_predict(coco, tmp_path, capsys):
     assert found == detections
 
 
-def test_results_for_the_evaluation_server(coco, tmp_path):
+@pytest.fixture(scope="module")
+def config(coco, tmp_path_factory):
+    """The settings of a trained detector."""
+    folder = tmp_path_factory.mktemp("trained")
+    main(["fit", *TINY, f"--data.root={coco}", f"--trainer.folder={folder}"])
+    return f"--config={folder / 'config.yaml'}"
+
+
+def test_results_for_the_evaluation_server(coco, config, tmp_path):
     """Test images in COCO's own files, without annotations; no pictures are written."""
-    run = [*TINY, f"--data.root={coco}", f"--trainer.folder={tmp_path / 'run'}"]
-    main(["fit", *run])
     content = json.loads((coco / "annotations/instances_train2017.json").read_text())
     del content["annotations"]
     image_info = tmp_path / "image_info_test-dev2017.json"
     image_info.write_text(json.dumps(content))
     out, images = tmp_path / "out", coco / "train2017"
-    predict = ["predict", f"--config={tmp_path / 'run/config.yaml'}", f"--out={out}"]
+    predict = ["predict", config, f"--out={out}"]
     main([*predict, f"--images={images}", f"--image_info={image_info}"])
     name = "detections_test-dev2017_dyngraph_results.json"
     assert sorted(path.name for path in out.iterdir()) == [name, "records", "results"]
@@ -89,15 +96,12 @@ def test_results_for_the_evaluation_server(coco, tmp_path):
         )
 
 
-def test_prediction_needs_no_image_of_the_data_set(coco, tmp_path):
-    run = [*TINY, f"--data.root={coco}", f"--trainer.folder={tmp_path / 'run'}"]
-    main(["fit", *run])
+def test_prediction_needs_no_image_of_the_data_set(coco, config, tmp_path):
     annotations = tmp_path / "elsewhere/annotations/instances_val2017.json"
     annotations.parent.mkdir(parents=True)
     annotations.write_bytes((coco / "annotations/instances_val2017.json").read_bytes())
-    config = [f"--config={tmp_path / 'run/config.yaml'}", f"--data.root={tmp_path / 'elsewhere'}"]
-    out = tmp_path / "out"
-    main(["predict", *config, f"--images={coco / 'train2017'}", f"--out={out}"])
+    out, root = tmp_path / "out", f"--data.root={tmp_path / 'elsewhere'}"
+    main(["predict", config, root, f"--images={coco / 'train2017'}", f"--out={out}"])
     assert len(list((out / "detections").iterdir())) == 2
 
 

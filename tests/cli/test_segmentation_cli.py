@@ -46,11 +46,12 @@ def test_later_arguments_replace_earlier_ones(tmp_path, capsys):
     assert (found["model"]["lr"], found["trainer"]["max_steps"], found["seed"]) == (0.25, 7, 4)
 
 
-def test_train_score_and_predict(data, tmp_path, capsys):
+def test_train_score_and_predict(data, tmp_path, capsys, pictures):
     """The way of a new user with a folder of their own images and masks."""
     run = [f"--data.root={data / 'folder'}", "--data.dataset=folder", *TINY]
     run += [f"--trainer.folder={tmp_path / 'run'}"]
     main(["fit", *run])
+    assert pictures(tmp_path / "run") == {"segmentation", "nodes"}
     fitted = capsys.readouterr().out
     config = f"--config={tmp_path / 'run/config.yaml'}"
     main(["validate", config])
