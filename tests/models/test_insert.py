@@ -215,6 +215,9 @@ def test_a_pickled_model_keeps_its_blocks_beside_new_hooks(monkeypatch):
 def test_compile_without_breaks(name):
     torch._dynamo.reset()
     model = inserted(name, other).double().eval()
+    # The other gradients would be most of what is compiled.
+    model.requires_grad_(False)
+    nn.ParameterList(inserted_parameters(model)).requires_grad_(True)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     x = image(dtype=torch.float64)
     everything = []

@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 
 import pytest
@@ -49,23 +50,32 @@ def _inserted(model):
     return nn.ModuleList(insertions(model).values()).named_parameters()
 
 
+def detections_and_losses(model):
+    detections = model.eval()(IMAGES)
+    torch.manual_seed(1)
+    return [*detections, model.train()(IMAGES, targets())]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The weights of a detector without context, and what it finds and loses."""
+    torch.manual_seed(0)
+    model = mask_rcnn("resnet18", **SMALL)
+    weights = copy.deepcopy(model.state_dict())
+    return weights, detections_and_losses(model)
+
+
 @pytest.mark.parametrize("place", ["res4", "c5", "c4_c5"])
 @pytest.mark.parametrize("context", DETECTOR_CONTEXTS)
-def test_a_new_context_changes_nothing(context, place):
-    torch.manual_seed(0)
-    plain = mask_rcnn("resnet18", **SMALL)
+def test_a_new_context_changes_nothing(context, place, plain):
+    weights, results = plain
     model = mask_rcnn("resnet18", context=context, context_at=place, **SMALL)
-    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert missing
     assert all(".dyngraph_before." in name for name in missing)
-    for expected, found in zip(plain.eval()(IMAGES), model.eval()(IMAGES), strict=True):
+    for expected, found in zip(results, detections_and_losses(model), strict=True):
         assert all(torch.equal(expected[name], found[name]) for name in expected)
-    losses = []
-    for network in (plain, model):
-        torch.manual_seed(1)
-        losses.append(network.train()(IMAGES, targets()))
-    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
 
 
 @pytest.mark.parametrize(
