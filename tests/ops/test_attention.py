@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import reference
 import torch
+from backends import KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode

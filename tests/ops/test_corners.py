@@ -3,6 +3,7 @@ import importlib
 import pytest
 import reference
 import torch
+from backends import KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,6 +1,7 @@
 import pytest
 import reference
 import torch
+from backends import BACKENDS
 from torch.autograd import forward_ad
 
 from dyngraph import Grid, Neighborhood, ops

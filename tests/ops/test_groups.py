@@ -3,6 +3,7 @@
 import pytest
 import reference
 import torch
+from backends import BACKENDS
 
 from dyngraph import Grid, Neighborhood, ops
 

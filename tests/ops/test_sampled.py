@@ -5,6 +5,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from backends import BACKENDS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from operators import make_inputs, run, run_with_gradients
