@@ -52,6 +52,7 @@ setup(
             extra_compile_args=[
                 "-std=c++17",
                 "-O2",
+                "-g0",
                 "-ffp-contract=fast",
                 "-fno-math-errno",
                 "-fno-trapping-math",
