@@ -33,7 +33,7 @@ def use_backend(name: str) -> Iterator[None]:
 
     Args:
         name: ``"auto"``, ``"pyg"`` (materialised edges, the reference), ``"torch"`` (weighted
-            gathers on node-major tables) or ``"triton"`` (the same, fused, on CUDA).
+            gathers on node-major tables), ``"native"`` (C++, on CPUs) or ``"triton"`` (on CUDA).
 
     Raises:
         ValueError: If there is no such backend.
@@ -104,7 +104,8 @@ def explain_backend(*features: Tensor) -> str:
         >>> from dyngraph.ops import explain_backend
         >>> print(explain_backend(torch.randn(4, 8)))  # doctest: +ELLIPSIS
         triton: ...
-        torch: chosen
+        native: ...
+        torch: ...
         pyg: possible
     """
     if not features:

@@ -39,7 +39,7 @@ def find_corners(near: Neighborhood, *, backend: str = "auto") -> Corners:
 
     Args:
         near: The samples.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Returns:
         Indices and interpolation weights ``[N, H, 2^P, K]``, H = G where groups have samples of
@@ -83,7 +83,7 @@ def interpolate(
         x: Sender features ``[M, C]``.
         near: The samples of N nodes.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Raises:
         TypeError: If ``x`` is not of a floating-point dtype.
@@ -131,7 +131,7 @@ def scatter_interpolate(
         values: Features of the samples ``[N, K, C]``, or ``[N, G, K, C / G]``.
         near: The samples of N nodes.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Raises:
         TypeError: If ``values`` is not of a floating-point dtype.
@@ -187,7 +187,7 @@ def sampled_score(
         near: The samples of N nodes.
         groups: G, the number of contiguous channel groups.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Returns:
         ``[N, G, K]``.
@@ -241,7 +241,7 @@ def sampled_sum(
         value: ``[M, C]``, a row for every sender node.
         near: The samples of N nodes.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Returns:
         ``[N, C]``.
@@ -312,7 +312,7 @@ def sampled_convolution(
             outputs, flattened over the kernel.
         near: The samples of N nodes, shared by all channels.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Returns:
         ``[N, O]``.
@@ -437,7 +437,7 @@ def sampled_attention(
         recompute: Whether the backward pass computes scores again instead of keeping those of all
             corners, ``[N, G, K, 2^P]``. ``"pyg"`` always keeps its edges, ``"triton"`` always
             recomputes.
-        backend: ``"auto"``, ``"pyg"``, ``"torch"`` or ``"triton"``.
+        backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
     Returns:
         ``[N, C']``, and the attention ``[N, G, K]`` if ``return_weights``.
