@@ -21,12 +21,22 @@ from measure import arguments, bars, peak_memory, table, times, write
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 from tqdm import tqdm
+from transformers.models.deformable_detr.modeling_deformable_detr import (
+    MultiScaleDeformableAttention,
+)
 
 from dyngraph import Corners, Grid, Neighborhood
-from dyngraph.ops import find_corners, sampled_attention, sampled_convolution, sampled_sum
+from dyngraph.ops import (
+    find_corners,
+    multi_scale_deformable_attention,
+    sampled_attention,
+    sampled_convolution,
+    sampled_sum,
+)
 from dyngraph.ops.project import project
 
 OURS = "dyngraph"
+PLAIN = "dyngraph, plain PyTorch"
 
 
 class Contender(NamedTuple):
@@ -88,6 +98,7 @@ def attention_case(
     inputs = [0.1 * torch.randn(nodes, channels) for _ in range(3)] + [pos]
     return {
         OURS: Contender(partial(dyngraph, backend=backend), inputs),
+        PLAIN: Contender(partial(dyngraph, backend="torch"), inputs),
         "grid_sample": channels_first(attend, inputs),
         "grid_sample, channels_last": channels_last(attend, inputs),
         "materialised edges (PyG)": Contender(partial(dyngraph, backend="pyg"), inputs),
@@ -101,13 +112,14 @@ def message_case(
         values = sample(value, pos, size).unflatten(0, (groups, -1))
         return torch.einsum("ngk,gcnk->gcn", weight, values).flatten(0, 1).t()
 
-    def dyngraph(weight: Tensor, value: Tensor, pos: Tensor) -> Tensor:
+    def dyngraph(weight: Tensor, value: Tensor, pos: Tensor, backend: str) -> Tensor:
         return sampled_sum(weight, value, Neighborhood(Grid([size]), pos), backend=backend)
 
     nodes = size[0] * size[1]
     inputs = [torch.randn(nodes, groups, 9), torch.randn(nodes, channels), walks(size)]
     return {
-        OURS: Contender(dyngraph, inputs),
+        OURS: Contender(partial(dyngraph, backend=backend), inputs),
+        PLAIN: Contender(partial(dyngraph, backend="torch"), inputs),
         "grid_sample": channels_first(partial(weigh, sample=grid_sample), inputs),
         "grid_sample, channels_last": channels_last(partial(weigh, sample=grid_sample), inputs),
         "unfold by deform_conv2d": channels_first(partial(weigh, sample=unfold), inputs),
@@ -148,6 +160,40 @@ def prediction_case(
     }
 
 
+def levels_case(
+    shapes: list[tuple[int, int]], batch_size: int, num_queries: int | None, backend: str
+) -> dict[str, Contender]:
+    """Deformable attention: of the nodes of all levels around themselves, or of some queries."""
+    heads, width, points, num_levels = 8, 32, 4, len(shapes)
+
+    def dyngraph(value: Tensor, locations: Tensor, weight: Tensor, backend: str) -> Tensor:
+        return multi_scale_deformable_attention(value, shapes, locations, weight, backend=backend)
+
+    def transformers(value: Tensor, locations: Tensor, weight: Tensor) -> Tensor:
+        module = MultiScaleDeformableAttention()
+        return module(value, torch.tensor(shapes), shapes, None, locations, weight, 64)
+
+    sizes = torch.tensor(shapes, dtype=torch.float)
+    nodes = torch.cat([(Grid([shape]).pos + 0.5) / size for shape, size in zip(shapes, sizes)])
+    if num_queries is None:
+        spread = 2 * torch.randn(batch_size, len(nodes), heads, num_levels, points, 2)
+        spread = spread / sizes.view(1, 1, 1, num_levels, 1, 2)
+        locations = (nodes.view(1, -1, 1, 1, 1, 2) + spread).flip(-1)
+    else:
+        locations = torch.rand(batch_size, num_queries, heads, num_levels, points, 2)
+    weight = torch.randn(locations.shape[:-1]).flatten(3).softmax(dim=-1)
+    value = torch.randn(batch_size, len(nodes), heads, width)
+    inputs = [value, locations, weight.view(locations.shape[:-1])]
+    return {
+        OURS: Contender(partial(dyngraph, backend=backend), inputs),
+        PLAIN: Contender(partial(dyngraph, backend="torch"), inputs),
+        "transformers' grid_sample": Contender(transformers, inputs),
+    }
+
+
+DETR = [(100, 134), (50, 67), (25, 34), (13, 17)]
+
+
 def walks(size: tuple[int, int]) -> Tensor:
     """Positions about one node away from the taps of rate 12."""
     taps = 12 * torch.cartesian_prod(*[torch.arange(-1.0, 2)] * 2)
@@ -179,6 +225,13 @@ CASES = {
     "DGMN message, 97x97, C 512, 4 groups": lambda backend: message_case((97, 97), 512, 4, backend),
     "DGMN prediction, 97x97, C 512 to 45": lambda backend: prediction_case(
         (97, 97), 512, 45, backend
+    ),
+    "deformable attention, encoder of 800x1066": lambda backend: levels_case(
+        DETR, 1, None, backend
+    ),
+    "deformable attention, 300 queries": lambda backend: levels_case(DETR, 1, 300, backend),
+    "deformable attention, 3 levels of 512x512, batch 2": lambda backend: levels_case(
+        [(64, 64), (32, 32), (16, 16)], 2, None, backend
     ),
     "attention against all nodes, 128x256, C 256": lambda backend: nonlocal_case(
         (128, 256), 256, 9, backend
@@ -249,4 +302,4 @@ def run(
 
 
 if __name__ == "__main__":
-    run(__doc__, "ops", {name: partial(make, "torch") for name, make in CASES.items()})
+    run(__doc__, "ops", {name: partial(make, "auto") for name, make in CASES.items()})
