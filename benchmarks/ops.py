@@ -174,7 +174,9 @@ def levels_case(
         return module(value, torch.tensor(shapes), shapes, None, locations, weight, 64)
 
     sizes = torch.tensor(shapes, dtype=torch.float)
-    nodes = torch.cat([(Grid([shape]).pos + 0.5) / size for shape, size in zip(shapes, sizes)])
+    nodes = torch.cat(
+        [(Grid([shape]).pos + 0.5) / size for shape, size in zip(shapes, sizes, strict=True)]
+    )
     if num_queries is None:
         spread = 2 * torch.randn(batch_size, len(nodes), heads, num_levels, points, 2)
         spread = spread / sizes.view(1, 1, 1, num_levels, 1, 2)

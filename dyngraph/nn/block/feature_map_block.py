@@ -36,6 +36,15 @@ class FeatureMapBlock(nn.Module, ABC):
             ValueError: If the maps do not have ``in_channels`` channels, or have too few or too
                 many axes.
         """
+        grid = self.grid_of(maps)
+        return grid.unflatten(self.forward_nodes(grid.flatten(maps), grid))
+
+    def grid_of(self, maps: FeatureMaps) -> Grid:
+        r"""The layout of maps, if they have ``in_channels`` channels.
+
+        Raises:
+            ValueError: If they have not.
+        """
         grid = Grid.of(maps)
         channel_axis = 1 if isinstance(maps, Tensor) else 0
         for part in [maps] if isinstance(maps, Tensor) else maps:
@@ -43,7 +52,7 @@ class FeatureMapBlock(nn.Module, ABC):
                 raise ValueError(
                     f"maps: expected {self.in_channels} channels, got shape {list(part.shape)}"
                 )
-        return grid.unflatten(self.forward_nodes(grid.flatten(maps), grid))
+        return grid
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}"
