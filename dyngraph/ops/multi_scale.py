@@ -81,10 +81,10 @@ def multi_scale_deformable_attention(
     table = value.flatten(0, 1).flatten(1)
     table = table if sums_half else table.to(dtype)
     # Nodes are the centres of pixels, whose first is half a pixel from the edge.
-    sizes = sampling_locations.new_tensor(shapes, dtype=dtype).unsqueeze(1)
-    # In place: time goes into memory that is new.
-    pos = sampling_locations.to(dtype).flip(-1).mul_(sizes).sub_(0.5)
-    pos = pos.flatten(3, 4).flatten(0, 1)
+    sizes = sampling_locations.new_tensor(shapes, dtype=dtype).repeat_interleave(num_points, dim=0)
+    # In place, and by long rows: PyTorch multiplies by short ones ten times slower.
+    pos = sampling_locations.to(dtype).flip(-1).flatten(3).mul_(sizes.flatten()).sub_(0.5)
+    pos = pos.view(batch_size * num_queries, heads, *sizes.shape)
     weight = attention_weights.to(dtype).flatten(3).flatten(0, 1)
     levels = tuple(Level(num_points, shape) for shape in shapes)
     maps = [Maps(batch_size, num_queries, levels)]

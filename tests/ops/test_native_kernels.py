@@ -73,6 +73,28 @@ def test_bits_do_not_depend_on_threads(channels, groups, own, dtype):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("shapes", [[(2, 3), (0, 4), (2, 2)], [(0, 4), (2, 3), (3, 0)]])
+def test_maps_without_nodes_are_never_written(shapes, own):
+    """In the first image, in a later one, and an image of nothing else."""
+    empty = [(0, 1), (1, 0), (0, 0)]
+    grid, receiver = Grid([*shapes, *empty, *shapes]), Grid([[30], [2], [30]])
+    results = []
+    for backend in ("native", "torch"):
+        draw = torch.Generator().manual_seed(0)
+        pos = 3 * torch.rand(62, 2, 6, 2, generator=draw, dtype=torch.float64)
+        pos = (pos if own else pos[:, 0]).requires_grad_()
+        near = Neighborhood(grid, pos, receiver=receiver, levels=[2, 1, 3])
+        inputs = [
+            torch.randn(rows, 4, generator=draw, dtype=torch.float64).requires_grad_()
+            for rows in (62, grid.num_nodes, grid.num_nodes)
+        ]
+        out = sampled_attention(*inputs, near, 2, backend=backend)
+        results.append([out, *torch.autograd.grad(out.cos().sum(), [*inputs, pos])])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
 def test_threads_are_those_of_pytorch():
     assert library._parallel() is not None
     # No second OpenMP run-time comes with the library.

@@ -134,7 +134,13 @@ def call_of(samples: Samples, groups: int, channels: int, features: Tensor) -> C
 
 
 def features_of(tensor: Tensor) -> Features:
-    r"""Features ``[rows, channels]`` whose channels are side by side."""
+    r"""Features ``[rows, channels]`` whose channels are side by side.
+
+    Raises:
+        ValueError: If there are more rows than the kernels can number.
+    """
+    if len(tensor) >= 2**31:
+        raise ValueError(f"backend 'native': expected fewer than 2^31 rows, got {len(tensor)}")
     return Features(tensor.data_ptr(), tensor.stride(0))
 
 

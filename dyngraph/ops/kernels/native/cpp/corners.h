@@ -56,65 +56,75 @@ inline AxisCorners<Q> axis_corners(VectorOf<Q> p, VectorOf<Q> last, bool border)
   return corners;
 }
 
-// The coordinates of `count` samples along an axis, and zeros.
-template <int P, class Q> inline VectorOf<Q> coordinates(const Q* pos, int axis, int count) {
+// The coordinates of `count` samples along each axis; for lanes that are left, those of node 0.
+template <int P, class Q>
+inline void load_coordinates(const Q* pos, int count, VectorOf<Q>* coordinates) {
   constexpr int lanes = Lanes<Q>::count;
-  VectorOf<Q> p = {};
-  if (count == lanes) {
-    UNROLL
-    for (int i = 0; i < lanes; ++i) p[i] = pos[i * P + axis];
-  } else {
-    for (int i = 0; i < count; ++i) p[i] = pos[i * P + axis];
+  Q padded[lanes * P];
+  if (count < lanes) {
+    __builtin_memset(padded, 0, sizeof padded);
+    __builtin_memcpy(padded, pos, count * P * sizeof(Q));
+    pos = padded;
   }
-  return p;
-}
-
-template <class To, class V> inline void store_some(To* to, const V& vector, int lanes, int count) {
-  if (count == lanes) {
+  UNROLL
+  for (int a = 0; a < P; ++a) {
     UNROLL
-    for (int i = 0; i < lanes; ++i) to[i] = static_cast<To>(vector[i]);
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = static_cast<To>(vector[i]);
+    for (int i = 0; i < lanes; ++i) coordinates[a][i] = pos[i * P + a];
   }
 }
 
-// Sender and weight of each corner of a node's samples, [2^P, K].
+// As many numbers as a vector has lanes, converted.
+template <class V, class From> inline V load_as(const From* from, int lanes) {
+  V vector;
+  UNROLL
+  for (int i = 0; i < lanes; ++i) vector[i] = from[i];
+  return vector;
+}
+
+template <class To, class V> inline void store_as(To* to, const V& vector, int lanes) {
+  UNROLL
+  for (int i = 0; i < lanes; ++i) to[i] = static_cast<To>(vector[i]);
+}
+
+// Sender and weight of each corner of a node's samples, [2^P, K], with room behind for a vector.
 template <int P, class Q, class A>
 inline void find_corners(const Q* pos, int64_t samples, const MapOfSample<P, Q>& maps, bool border,
                          int32_t* index, A* weight) {
   constexpr int lanes = Lanes<Q>::count;
-  for (int64_t k = 0; k < samples; k += lanes) {
+  // The last samples first: what is written past them belongs to others, which are written later.
+  for (int64_t k = (samples - 1) / lanes * lanes; k >= 0 && samples > 0; k -= lanes) {
     const int count = samples - k < lanes ? samples - k : lanes;
+    VectorOf<Q> coordinates[P];
+    load_coordinates<P>(pos + k * P, count, coordinates);
     AxisCorners<Q> axes[P];
     Index<Q> length[P];
     UNROLL
     for (int a = 0; a < P; ++a) {
-      VectorOf<Q> last;
-      __builtin_memcpy(&last, maps.last[a] + k, sizeof last);
+      axes[a] = axis_corners<Q>(coordinates[a], load(maps.last[a] + k), border);
       __builtin_memcpy(&length[a], maps.length[a] + k, sizeof length[a]);
-      axes[a] = axis_corners<Q>(coordinates<P>(pos + k * P, a, count), last, border);
     }
     Index<Q> first;
-    VectorOf<Q> exists;
     __builtin_memcpy(&first, maps.first + k, sizeof first);
-    __builtin_memcpy(&exists, maps.exists + k, sizeof exists);
+    const VectorOf<Q> exists = load(maps.exists + k);
     UNROLL
     for (int c = 0; c < 1 << P; ++c) {
       Index<Q> node = axes[0].node[c >> (P - 1)];
       VectorOf<Q> product = axes[0].weight[c >> (P - 1)];
+      UNROLL
       for (int a = 1; a < P; ++a) {
         const int side = c >> (P - 1 - a) & 1;
         node = node * length[a] + axes[a].node[side];
         product *= axes[a].weight[side];
       }
       product = choose(exists > 0, product, VectorOf<Q>{});
-      store_some(index + c * samples + k, first + node, lanes, count);
-      store_some(weight + c * samples + k, product, lanes, count);
+      store_as(index + c * samples + k, first + node, lanes);
+      store_as(weight + c * samples + k, product, lanes);
     }
   }
 }
 
-// Adds to the gradient [K, P] of positions, from that of the weights of their corners [2^P, K].
+// Adds to the gradient [K, P] of positions, from that of the weights of their corners [2^P, K],
+// with room behind for a vector.
 template <int P, class Q, class A>
 inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples,
                              const MapOfSample<P, Q>& maps, bool border, Q* grad_pos) {
@@ -122,21 +132,20 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
   using V = VectorOf<Q>;
   for (int64_t k = 0; k < samples; k += lanes) {
     const int count = samples - k < lanes ? samples - k : lanes;
-    AxisCorners<Q> axes[P];
     V p[P], last[P], grads[1 << P];
+    load_coordinates<P>(pos + k * P, count, p);
+    AxisCorners<Q> axes[P];
     UNROLL
     for (int a = 0; a < P; ++a) {
-      __builtin_memcpy(&last[a], maps.last[a] + k, sizeof last[a]);
-      p[a] = coordinates<P>(pos + k * P, a, count);
+      last[a] = load(maps.last[a] + k);
       axes[a] = axis_corners<Q>(p[a], last[a], border);
     }
-    V exists;
-    __builtin_memcpy(&exists, maps.exists + k, sizeof exists);
+    const V exists = load(maps.exists + k);
     UNROLL
     for (int c = 0; c < 1 << P; ++c) {
-      grads[c] = V{};
-      for (int i = 0; i < count; ++i) grads[c][i] = static_cast<Q>(grad_weight[c * samples + k + i]);
+      grads[c] = load_as<V>(grad_weight + c * samples + k, lanes);
     }
+    Q grad[lanes * P];
     UNROLL
     for (int a = 0; a < P; ++a) {
       V sum = {};
@@ -146,14 +155,17 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
         UNROLL
         for (int b = 0; b < P; ++b) {
           const int side = c >> (P - 1 - b) & 1;
-          slope *= a == b ? (side ? axes[b].inside[side] : -axes[b].inside[side]) : axes[b].weight[side];
+          const V inside = axes[b].inside[side];
+          slope *= a != b ? axes[b].weight[side] : side ? inside : -inside;
         }
         sum += slope;
       }
       sum = choose(exists > 0, sum, V{});
       if (border) sum = choose(p[a] > 0, choose(p[a] < last[a], sum, V{}), V{});
-      for (int i = 0; i < count; ++i) grad_pos[(k + i) * P + a] += sum[i];
+      UNROLL
+      for (int i = 0; i < lanes; ++i) grad[i * P + a] = sum[i];
     }
+    for (int i = 0; i < count * P; ++i) grad_pos[k * P + i] += grad[i];
   }
 }
 

@@ -7,10 +7,10 @@
 namespace dyngraph {
 namespace VARIANT {
 
-// Memory of one task, with room behind it for a vector.
+// Memory of one task, with room behind it for a vector, be it of floats that become doubles.
 template <class A> class Buffer {
  public:
-  explicit Buffer(int64_t count) : data_(static_cast<A*>(malloc(count * sizeof(A) + VECTOR_BYTES))) {}
+  explicit Buffer(int64_t count) : data_(static_cast<A*>(malloc(count * sizeof(A) + 2 * VECTOR_BYTES))) {}
   ~Buffer() { free(data_); }
   Buffer(const Buffer&) = delete;
   operator A*() const { return data_; }
@@ -118,10 +118,12 @@ template <class A> class Edges {
       const int64_t end = l + 1 < levels ? k + samples_.maps[1 + l] : padded_;
       for (; k < end; ++k) {
         for (int64_t a = 0; a < axes; ++a) {
-          integers_[a * padded_ + k] = static_cast<int32_t>(shape[a]);
+          integers_[a * padded_ + k] = size ? static_cast<int32_t>(shape[a]) : 0;
           reals[a * padded_ + k] = size ? static_cast<Q>(shape[a] - 1) : 0;
         }
-        integers_[axes * padded_ + k] = size ? static_cast<int32_t>(sender) : 0;
+        // Of a map without nodes, any sender of the image, with weight 0.
+        integers_[axes * padded_ + k] = static_cast<int32_t>(
+            size ? sender : image.senders ? image.first_sender : 0);
         reals[axes * padded_ + k] = size ? 1 : 0;
       }
       sender += size;

@@ -205,23 +205,33 @@ template <class T> class Sums {
     }
   }
 
-  // A group with samples of its own adds to rows of its own, which are short.
+  // A group with samples of its own adds to rows of its own, which are short. If it adds to them
+  // often, side by side in other memory: with the other groups' between them, rows share few lines
+  // of the cache.
   void scatter_group(const Image& image, int64_t g, const Term* terms, int count, A* table) const {
     const Edges<A> edges(samples_, image);
     const Node node(*this);
-    const int64_t stride = groups_ * channels_, c = g * channels_;
+    const int64_t c = g * channels_;
+    if (image.senders == 0) return;
+    const bool often = image.receivers * degree_ >= 4 * image.senders;
+    const Buffer<A> memory(often ? image.senders * channels_ : 0);
+    const int64_t stride = often ? channels_ : groups_ * channels_;
+    A* table_g = table + image.first_sender * groups_ * channels_ + c;
+    A* rows = often ? memory : table_g;
     for (int64_t i = 0; i < image.senders; ++i) {
-      A* row = table + (image.first_sender + i) * stride + c;
-      __builtin_memset(row, 0, channels_ * sizeof(A));
+      __builtin_memset(rows + i * stride, 0, channels_ * sizeof(A));
     }
     for (int64_t i = 0; i < image.receivers; ++i) {
       const int64_t n = image.first_receiver + i;
       edges.find(n, g, node.sender, node.weight);
       for (int t = 0; t < count; ++t) {
         weigh_edges(numbers(terms[t].weight), terms[t].scale, n, g, node);
-        scatter_rows<T>(node.of_edge, terms[t].x.row(n) + c, table + c, stride, node.sender,
-                        degree_, channels_);
+        scatter_rows<T>(node.of_edge, terms[t].x.row(n) + c, rows - image.first_sender * stride,
+                        stride, node.sender, degree_, channels_);
       }
+    }
+    for (int64_t i = 0; often && i < image.senders; ++i) {
+      __builtin_memcpy(table_g + i * groups_ * channels_, rows + i * stride, channels_ * sizeof(A));
     }
   }
 
