@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+NATIVE = setup.py $(wildcard dyngraph/ops/kernels/native/cpp/*)
 
 .PHONY: demo test test-pyg fuzz recipes lint types docs check clean
 
@@ -44,11 +45,11 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.train: $(VENV)/bin/python setup.cfg
+$(VENV)/.train: $(VENV)/bin/python setup.cfg $(NATIVE)
 	$(BIN)/pip install --quiet --editable '.[train]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python setup.cfg
+$(VENV)/.dev: $(VENV)/bin/python setup.cfg $(NATIVE)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
