@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dyngraph import multilinear
@@ -73,20 +73,50 @@ def multi_scale_deformable_attention(
     """
     shapes = _shapes(value_spatial_shapes)
     _check(value, shapes, sampling_locations, attention_weights)
+    num_points = [sampling_locations.shape[4]] * len(shapes)
+    locations, weights = sampling_locations.flatten(3, 4), attention_weights.flatten(3)
+    return sum_over_levels(value, shapes, locations, weights, num_points, backend=backend)
+
+
+def sum_over_levels(
+    value: Tensor,
+    shapes: Sequence[Sequence[int]],
+    locations: Tensor,
+    weights: Tensor,
+    num_points: Sequence[int],
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""The same where levels may differ in their numbers of points, whose sum is K.
+
+    Of the shapes it checks those that could make it read out of bounds.
+
+    ``[B, S, heads, d], [B, Q, heads, K, P], [B, Q, heads, K] -> [B, Q, heads * d]``.
+    """
+    num_senders = sum(math.prod(shape) for shape in shapes)
+    if value.shape[1] != num_senders:
+        raise ValueError(
+            f"value: expected a row for each of the {num_senders} nodes of maps of sizes {shapes}, "
+            f"got {value.shape[1]}"
+        )
     batch_size, _, heads, channels = value.shape
-    num_queries, num_points = sampling_locations.shape[1], sampling_locations.shape[4]
+    num_queries = locations.shape[1]
     name = resolve_backend(backend, value.device, ("sum",))
     dtype = accumulator(value.dtype)
     sums_half = name != "pyg" and load_kernels(name).SUMS_HALF_TYPES and not transforms_active()
     table = value.flatten(0, 1).flatten(1)
     table = table if sums_half else table.to(dtype)
+    levels = tuple(
+        Level(count, tuple(shape)) for count, shape in zip(num_points, shapes, strict=True)
+    )
     # Nodes are the centres of pixels, whose first is half a pixel from the edge.
-    sizes = sampling_locations.new_tensor(shapes, dtype=dtype).repeat_interleave(num_points, dim=0)
+    sizes = locations.new_tensor(
+        [shape for count, shape in levels for _ in range(count)], dtype=dtype
+    )
     # In place, and by long rows: PyTorch multiplies by short ones ten times slower.
-    pos = sampling_locations.to(dtype).flip(-1).flatten(3).mul_(sizes.flatten()).sub_(0.5)
+    pos = locations.to(dtype).flip(-1).flatten(3).mul_(sizes.flatten()).sub_(0.5)
     pos = pos.view(batch_size * num_queries, heads, *sizes.shape)
-    weight = attention_weights.to(dtype).flatten(3).flatten(0, 1)
-    levels = tuple(Level(num_points, shape) for shape in shapes)
+    weight = weights.to(dtype).flatten(0, 1)
     maps = [Maps(batch_size, num_queries, levels)]
     if name == "pyg" or transforms_active():
         index, corner = multilinear.corners(pos, maps, False, multilinear.index_dtype(pos, maps))
@@ -115,12 +145,6 @@ def _check(
         raise ValueError(
             f"value_spatial_shapes: expected the shape of each level, of 1, 2 or 3 lengths, "
             f"got {shapes}"
-        )
-    num_senders = sum(torch.Size(shape).numel() for shape in shapes)
-    if value.shape[1] != num_senders:
-        raise ValueError(
-            f"value: expected a row for each of the {num_senders} nodes of maps of sizes {shapes}, "
-            f"got {value.shape[1]}"
         )
     batch_size, _, heads, _ = value.shape
     fits = locations.dim() == 6 and (locations.shape[0], *locations.shape[2:4]) == (

@@ -1,0 +1,1 @@
+"""Our operators in models of other libraries, one module for each library."""
