@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+
+from dyngraph.ops import deform_conv2d
 
 
 class DeformableConv2d(nn.Conv2d):
@@ -43,8 +44,10 @@ class DeformableConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         offset, mask = self.offset_mask(x).split([2 * self.num_taps, self.num_taps], dim=1)
-        places: tuple[Any, ...] = (self.stride, self.padding, self.dilation)
-        return deform_conv2d(x, offset, self.weight, self.bias, *places, mask=2 * mask.sigmoid())
+        names = ("stride", "padding", "dilation")
+        geometry: dict[str, Any] = {name: getattr(self, name) for name in names}
+        mask = 2 * mask.sigmoid()
+        return deform_conv2d(x, offset, self.weight, self.bias, **geometry, mask=mask)
 
 
 def make_deformable(stage: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Sampling and message passing on neighbourhoods, with interchangeable backends."""
 
 from dyngraph.ops.backend import explain_backend, use_backend
+from dyngraph.ops.deform_conv2d import deform_conv2d
 from dyngraph.ops.multi_scale import multi_scale_deformable_attention
 from dyngraph.ops.sampled import (
     find_corners,
@@ -13,6 +14,7 @@ from dyngraph.ops.sampled import (
 )
 
 __all__ = [
+    "deform_conv2d",
     "explain_backend",
     "find_corners",
     "interpolate",

@@ -52,12 +52,6 @@ def sampled_sum(weight: Tensor, value: Tensor, corners: Corners) -> Tensor:
     return (weight.unsqueeze(-1) * samples).sum(dim=2).flatten(1)
 
 
-def sampled_convolution(x: Tensor, filters: Tensor, corners: Corners) -> Tensor:
-    r"""``[M, C], [O, C, K] -> [N, O]``."""
-    samples = interpolate(x, corners).squeeze(1).transpose(1, 2).flatten(1)
-    return samples @ filters.flatten(1).t()
-
-
 def sampled_attention(
     query: Tensor,
     key: Tensor,

@@ -297,20 +297,27 @@ def sampled_convolution(
     x: Tensor,
     filters: Tensor,
     near: Neighborhood,
+    groups: int = 1,
     *,
+    weight: Tensor | None = None,
     corners: Corners | None = None,
     backend: str = "auto",
 ) -> Tensor:
     r"""A convolution over the samples, as a deformable convolution is.
 
     .. math::
-        \mathbf{z}_i = \sum_k W_k \, \mathbf{x}(\mathbf{p}_{i,k})
+        \mathbf{z}_i = \sum_k w_{i,k} \, W_k \, \mathbf{x}(\mathbf{p}_{i,k})
 
     Args:
         x: Sender features ``[M, C]``.
-        filters: The matrices :math:`W_k`, ``[O, C, K]``: the weights of a convolution with O
-            outputs, flattened over the kernel.
-        near: The samples of N nodes, shared by all channels.
+        filters: The matrices :math:`W_k`, ``[O, C / groups, K]``: the weights of a convolution with
+            O outputs, flattened over the kernel.
+        near: The samples of N nodes, of all channels or of each of H groups of channels.
+        groups: The number of contiguous groups of channels and of outputs; each output sees the
+            channels of its group. Where groups of channels have samples of their own, a divisor or
+            a multiple of H.
+        weight: The weight of each sample, ``[N, H, K]``, H = 1 where all channels share them.
+            Defaults to 1.
         corners: Those of ``near``, by :func:`find_corners`. Defaults to finding them.
         backend: ``"auto"``, ``"pyg"``, ``"torch"``, ``"native"`` or ``"triton"``.
 
@@ -319,8 +326,8 @@ def sampled_convolution(
 
     Raises:
         TypeError: If ``x`` is not of a floating-point dtype.
-        ValueError: If shapes or devices don't fit, groups have samples of their own, ``corners``
-            are not those of ``near``, or ``backend`` is unknown or can't serve the call.
+        ValueError: If shapes, groups or devices don't fit, ``corners`` are not those of ``near``,
+            or ``backend`` is unknown or can't serve the call.
 
     Equivalent PyTorch:
         >>> import torch
@@ -333,27 +340,90 @@ def sampled_convolution(
         True
     """
     _check_table("x", x, near)
-    if near.num_groups is not None:
-        raise ValueError(f"near: expected positions [N, K, P], got {list(near.pos.shape)}")
-    expected = [x.shape[1], near.num_samples]
-    if filters.dim() != 3 or list(filters.shape[1:]) != expected:
+    num_nodes, own, num_samples, _ = near.pos_of_groups.shape
+    _check_groups(groups, x.shape[1])
+    _check_groups(own, x.shape[1])
+    if groups % own and own % groups:
         raise ValueError(
-            f"filters: expected shape [O, C, K] = [O, {expected[0]}, {expected[1]}], "
+            f"groups: expected a divisor or a multiple of {own}, as near has, got {groups}"
+        )
+    channels = x.shape[1] // groups
+    if filters.dim() != 3 or list(filters.shape[1:]) != [channels, num_samples]:
+        raise ValueError(
+            f"filters: expected shape [O, C / groups, K] = [O, {channels}, {num_samples}], "
             f"got {list(filters.shape)}"
         )
+    if filters.shape[0] % groups:
+        raise ValueError(
+            f"filters: expected a multiple of {groups} outputs, as there are groups, "
+            f"got {filters.shape[0]}"
+        )
+    if weight is not None and list(weight.shape) != [num_nodes, own, num_samples]:
+        raise ValueError(
+            f"weight: expected shape [N, H, K] = [{num_nodes}, {own}, {num_samples}], "
+            f"got {list(weight.shape)}"
+        )
     name, corners, (x_,) = _prepare(backend, near, corners, x=x)
-    filters_ = filters.to(x_.dtype)
-    if _in_standard_operators(name):
-        return along_edges.sampled_convolution(x_, filters_, corners).to(x.dtype)
-    # Interpolation is linear: project the table once, then sample the projections of each tap.
-    num_outputs, _, num_samples = filters.shape
-    by_tap = filters_.permute(2, 0, 1).flatten(0, 1)
-    projected = project(x_, by_tap).to(x_.dtype).view(len(x) * num_samples, num_outputs)
-    # A row for each tap. For all corners at once: a CPU adds long rows faster.
-    taps = torch.arange(num_samples, dtype=corners.index.dtype, device=x.device)
-    taps = taps.repeat(corners.index.shape[2])
-    index = torch.add(taps, corners.index.flatten(2), alpha=num_samples)
-    return operators.gather_sum(corners.weight.flatten(2), projected, index, name).to(x.dtype)
+    sum_type = accumulator(x_.dtype)
+    weight = None if weight is None else weight.to(sum_type)
+    # Either projects each sender for all samples, or each sample. With a stride, those are fewer.
+    if _in_standard_operators(name) or len(x) >= 2 * num_nodes:
+        samples = interpolate(x_.to(sum_type), near, corners=corners, backend=name)
+        samples = samples if near.num_groups else samples.unsqueeze(1)
+        out = _convolve_samples(samples, filters.to(sum_type), groups, weight)
+    else:
+        out = _convolve_senders(x_, filters.to(x_.dtype), groups, weight, corners, name)
+    return out.to(x.dtype)
+
+
+def _convolve_samples(
+    samples: Tensor, filters: Tensor, groups: int, weight: Tensor | None
+) -> Tensor:
+    """``[N, H, K, C / H], [O, C / G, K], [N, H, K] -> [N, O]``."""
+    if weight is not None:
+        samples = weight.unsqueeze(3) * samples
+    num_outputs, channels, num_samples = filters.shape
+    if groups == 1:
+        return samples.transpose(2, 3).flatten(1) @ filters.flatten(1).t()
+    columns = samples.transpose(2, 3).reshape(len(samples), groups, channels * num_samples)
+    by_group = filters.reshape(groups, num_outputs // groups, channels * num_samples)
+    return torch.einsum("ngc,goc->ngo", columns, by_group).flatten(1)
+
+
+def _convolve_senders(
+    x: Tensor,
+    filters: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    corners: Corners,
+    backend: str,
+) -> Tensor:
+    """The same by projecting the table, because interpolation is linear, and sampling that.
+
+    A row for each sender, tap and, where one group of outputs sees channels with different samples,
+    part of its channels.
+    """
+    num_nodes, own, num_corners, num_samples = corners.weight.shape
+    num_outputs, channels, _ = filters.shape
+    parts = max(own // groups, 1)
+    taps = num_samples * parts
+    if groups * parts == 1:
+        projected = project(x, filters.permute(2, 0, 1).flatten(0, 1))
+    else:
+        by_part = (groups, parts, channels // parts)
+        projected = torch.einsum(
+            "mgpc,gopck->mkpgo",
+            x.view(len(x), *by_part),
+            filters.reshape(groups, num_outputs // groups, *by_part[1:], num_samples),
+        )
+    projected = projected.to(x.dtype).reshape(len(x) * taps, num_outputs)
+    # For all corners at once: a CPU adds long rows faster.
+    tap = torch.arange(taps, dtype=corners.index.dtype, device=x.device)
+    tap = tap.view(num_samples, parts).t().unsqueeze(1).expand(-1, num_corners, -1)
+    corner = corners.weight if weight is None else corners.weight * weight.unsqueeze(2)
+    rows = (num_nodes, own // parts, parts * num_corners * num_samples)
+    index = torch.add(tap.reshape(-1), corners.index.reshape(rows), alpha=taps)
+    return operators.gather_sum(corner.reshape(rows), projected, index, backend)
 
 
 @overload

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import DeformConv2d
 
 from dyngraph.evaluate import MultiplyAdds, count_multiply_adds
 from dyngraph.models.deformable_conv2d import DeformableConv2d
@@ -88,6 +89,20 @@ def test_the_module_stays_as_it_was():
     assert block.training
     for name, value in block.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+class Unmoved(DeformConv2d):
+    def forward(self, x):
+        return super().forward(x, x.new_zeros(len(x), 18, 5, 6))
+
+
+def test_torchvisions_deformable_convolution_is_a_convolution():
+    geometry = {"padding": 1, "stride": 2, "groups": 2}
+    counts = [
+        count_multiply_adds(layer(6, 8, 3, **geometry), 2, 6, 9, 11)
+        for layer in (Unmoved, nn.Conv2d)
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_a_deformable_convolution_is_a_convolution():

@@ -111,5 +111,5 @@ def test_the_number_of_groups_is_that_of_the_samples():
         ops.interpolate(torch.ones(16, 5), near)
     with pytest.raises(ValueError, match=r"^values: .*\[N, G, K, C / G\] = \[9, 2, 3, C\]"):
         ops.scatter_interpolate(torch.ones(9, 3, 4), near)
-    with pytest.raises(ValueError, match=r"^near: expected positions \[N, K, P\]"):
-        ops.sampled_convolution(x, torch.ones(2, CHANNELS, SAMPLES), near)
+    with pytest.raises(ValueError, match=r"^groups: expected a divisor or a multiple of 2, .* 3"):
+        ops.sampled_convolution(x, torch.ones(3, CHANNELS // 3, SAMPLES), near, groups=3)
