@@ -13,12 +13,14 @@ from dyngraph.nn.block import (
 )
 from dyngraph.nn.conv import (
     CrissCrossConv,
+    DeformableAttentionConv,
     DGMN2Conv,
     DGMNConv,
     NonLocalConv,
     PositionAttentionConv,
     RepGraphConv,
 )
+from dyngraph.nn.multi_scale_deformable_attention import MultiScaleDeformableAttention
 
 __all__ = [
     "BottleneckRepGraphBlock",
@@ -29,7 +31,9 @@ __all__ = [
     "DGMN2Conv",
     "DGMNBlock",
     "DGMNConv",
+    "DeformableAttentionConv",
     "GlobalContextBlock",
+    "MultiScaleDeformableAttention",
     "NonLocalBlock",
     "NonLocalConv",
     "PositionAttentionBlock",

@@ -2,6 +2,7 @@
 
 from dyngraph.nn.conv.attention_conv import AttentionConv
 from dyngraph.nn.conv.criss_cross_conv import CrissCrossConv
+from dyngraph.nn.conv.deformable_attention_conv import DeformableAttentionConv
 from dyngraph.nn.conv.dgmn2_conv import DGMN2Conv
 from dyngraph.nn.conv.dgmn_conv import DGMNConv
 from dyngraph.nn.conv.dynamic_message import DynamicMessage
@@ -14,6 +15,7 @@ __all__ = [
     "CrissCrossConv",
     "DGMN2Conv",
     "DGMNConv",
+    "DeformableAttentionConv",
     "DynamicMessage",
     "NonLocalConv",
     "PositionAttentionConv",
