@@ -1,5 +1,5 @@
 import math
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Literal, Optional, Tuple, Union, overload
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,7 +8,14 @@ from torch_geometric.typing import Adj, OptTensor, PairTensor
 
 from dyngraph.grid import Grid
 from dyngraph.neighborhood import Neighborhood
-from dyngraph.nn.conv.given_edges import check_edges, check_rows, check_samples, sum_messages
+from dyngraph.nn.conv.given_edges import (
+    WeightedGraph,
+    check_edges,
+    check_rows,
+    check_samples,
+    sum_messages,
+    with_attention,
+)
 from dyngraph.nn.deformable_attention import reset_projections, reset_samples
 from dyngraph.nn.node_linear import NodeLinear
 from dyngraph.ops import sampled_sum
@@ -44,8 +51,9 @@ class DeformableAttentionConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``heads`` does not divide ``in_channels``, a number is not positive, or
-            ``aggr`` is not the sum.
+        ValueError: If ``heads`` does not divide ``in_channels``, a number is not positive (channels
+            can't be taken from the first input), or ``aggr`` is
+            not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid of images or ``edge_index``
@@ -79,11 +87,16 @@ class DeformableAttentionConv(MessagePassing):
         **kwargs: Any,
     ) -> None:
         super().__init__(node_dim=0, **sum_messages(kwargs))
-        if heads < 1 or in_channels < 1 or in_channels % heads:
-            raise ValueError(f"heads: expected a divisor of {in_channels} channels, got {heads}")
-        for name, number in (("num_levels", num_levels), ("num_points", num_points)):
+        for name, number in (
+            ("in_channels", in_channels),
+            ("heads", heads),
+            ("num_levels", num_levels),
+            ("num_points", num_points),
+        ):
             if number < 1:
                 raise ValueError(f"{name}: expected a positive number, got {number}")
+        if in_channels % heads:
+            raise ValueError(f"heads: expected a divisor of {in_channels} channels, got {heads}")
         self.in_channels = self.out_channels = in_channels
         self.heads = heads
         self.num_levels = num_levels
@@ -103,6 +116,7 @@ class DeformableAttentionConv(MessagePassing):
         reset_samples(self.sampling_offsets, self.attention_weights, *samples)
         reset_projections(self.value_proj, self.output_proj)
 
+    @overload
     def forward(
         self,
         x: Union[Tensor, PairTensor],
@@ -112,7 +126,33 @@ class DeformableAttentionConv(MessagePassing):
         *,
         receiver: Optional[Grid] = None,
         reference: OptTensor = None,
-    ) -> Tensor:
+        return_attention_weights: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        receiver: Optional[Grid] = None,
+        reference: OptTensor = None,
+        return_attention_weights: Literal[True],
+    ) -> Tuple[Tensor, WeightedGraph]: ...
+
+    def forward(
+        self,
+        x: Union[Tensor, PairTensor],
+        edge_index: Union[Adj, Grid],
+        edge_weight: OptTensor = None,
+        edge_sample: OptTensor = None,
+        *,
+        receiver: Optional[Grid] = None,
+        reference: OptTensor = None,
+        return_attention_weights: bool = False,
+    ) -> Union[Tensor, Tuple[Tensor, WeightedGraph]]:
         r"""The results ``[N, C]``.
 
         Args:
@@ -125,6 +165,9 @@ class DeformableAttentionConv(MessagePassing):
                 nodes that are sampled.
             reference: Their places on the maps, ``[N, 2]``, (y, x) from 0 to 1. A node of the grid
                 is at its own place, on all maps of its image.
+            return_attention_weights: Whether to return ``(edge_index, alpha [E, heads])`` too. A
+                sample's attention is spread over its edges by their weights, and is 0 in other
+                heads.
 
         Raises:
             TypeError: If ``x`` holds no tensors, or ``edge_index`` is neither a grid nor a graph.
@@ -133,19 +176,22 @@ class DeformableAttentionConv(MessagePassing):
         x = (x, x) if isinstance(x, Tensor) else x
         self._check_channels(x)
         if isinstance(edge_index, Grid):
-            y: Tensor = self.output_proj(self.sample(x, edge_index, receiver, reference)[0])
-            return y
+            out, near, attention = self.sample(x, edge_index, receiver, reference)
+            y: Tensor = self.output_proj(out)
+            if not return_attention_weights:
+                return y
+            return y, (near.edges().index, near.corner_alpha(attention))
         if receiver is not None or reference is not None:
             raise ValueError("receiver: expected None on a graph, as its edges say who listens")
         if edge_sample is None:
             raise ValueError("edge_sample: expected one per edge on a graph, got None")
         edge_weight = check_edges(edge_index, x, edge_weight, edge_sample)
         check_samples(edge_sample, self.attention_weights.out_channels)
-        out = self._pass_messages(
+        out, alpha = self._pass_messages(
             self.value_proj(x[0]), self.attention(x[1]), edge_index, edge_weight, edge_sample
         )
         y = self.output_proj(out)
-        return y
+        return (y, with_attention(edge_index, alpha)) if return_attention_weights else y
 
     def attention(self, x: Tensor) -> Tensor:
         r"""The weights of the samples of nodes, ``[N, heads, K]``."""
@@ -172,7 +218,7 @@ class DeformableAttentionConv(MessagePassing):
         value, alpha = self.value_proj(x[0]), self.attention(x[1])
         if resolve_backend(self.backend, value.device) == "pyg":
             edges = near.edges()
-            out = self._pass_messages(value, alpha, edges.index, edges.weight, edges.sample)
+            out, _ = self._pass_messages(value, alpha, edges.index, edges.weight, edges.sample)
         else:
             out = sampled_sum(alpha, value, near, backend=self.backend)
         return out, near, alpha
@@ -221,8 +267,8 @@ class DeformableAttentionConv(MessagePassing):
         edge_index: Adj,
         edge_weight: OptTensor,
         edge_sample: Tensor,
-    ) -> Tensor:
-        """``[M, C], [N, heads, K] -> [N, C]``."""
+    ) -> Tuple[Tensor, Tensor]:
+        """``[M, C], [N, heads, K] -> [N, C]``, and what each edge weighs in a head."""
         size = (value.size(0), attention.size(0))
         by_head = value.to(accumulator(value.dtype)).unflatten(1, (self.heads, -1))
         # edge_updater_type: (attention: Tensor, edge_weight: OptTensor, edge_sample: Tensor)
@@ -234,8 +280,8 @@ class DeformableAttentionConv(MessagePassing):
             size=size,
         )
         # propagate_type: (value: Tensor, alpha: Tensor)
-        out: Tensor = self.propagate(edge_index, value=by_head, alpha=alpha, size=size)
-        return out.flatten(1).to(value.dtype)
+        out = self.propagate(edge_index, value=by_head, alpha=alpha, size=size)
+        return out.flatten(1).to(value.dtype), alpha
 
     def edge_update(
         self, attention_i: Tensor, edge_weight: OptTensor, edge_sample: Tensor

@@ -80,6 +80,28 @@ def test_queries_with_places():
     torch.testing.assert_close(out, want.flatten(0, 1), rtol=1e-12, atol=1e-12)
 
 
+def test_attention_is_that_of_the_edges():
+    conv, grid = make(), Grid(SIZES)
+    x = torch.randn(grid.num_nodes, 8, dtype=torch.float64)
+    out, (index, alpha) = conv(x, grid, return_attention_weights=True)
+    assert torch.equal(out, conv(x, grid))
+    by_head = alpha.unsqueeze(2) * conv.value_proj(x).unflatten(1, (2, 4))[index[0]]
+    total = torch.zeros(grid.num_nodes, 2, 4, dtype=torch.float64).index_add(0, index[1], by_head)
+    torch.testing.assert_close(conv.output_proj(total.flatten(1)), out)
+    edges = conv.sample(x, grid)[1].edges()
+    given = (edges.index, edges.weight, edges.sample)
+    _, (same_index, same_alpha) = conv(x, *given, return_attention_weights=True)
+    assert torch.equal(same_index, index)
+    torch.testing.assert_close(same_alpha, alpha)
+
+
+def test_the_templates_were_used():
+    conv = make()
+    prefix = f"{DeformableAttentionConv.__module__}_DeformableAttentionConv"
+    assert conv.propagate.__module__.startswith(f"{prefix}_propagate")
+    assert conv.edge_updater.__module__.startswith(f"{prefix}_edge_updater")
+
+
 def test_images_of_other_sizes_do_not_mix():
     conv = make()
     x = torch.randn(37, 8, dtype=torch.float64)

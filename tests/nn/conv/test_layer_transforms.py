@@ -5,6 +5,7 @@ from torch.autograd import forward_ad
 from dyngraph import Grid
 from dyngraph.nn.conv import (
     CrissCrossConv,
+    DeformableAttentionConv,
     DGMN2Conv,
     DGMNConv,
     NonLocalConv,
@@ -22,6 +23,9 @@ LAYERS = {
     "DGMN": lambda backend: DGMNConv(4, (1, 2), groups=2, num_steps=2, backend=backend),
     "DGMN sum": lambda backend: DGMNConv(4, (1,), 2, fusion="sum", bias=True, backend=backend),
     "DGMN2": lambda backend: DGMN2Conv(4, 2, (3, 3), backend=backend),
+    "deformable attention": lambda backend: DeformableAttentionConv(
+        4, 2, num_levels=2, backend=backend
+    ),
     "Non-local": lambda _: NonLocalConv(4, 4, groups=2),
     "Non-local without projections": lambda _: NonLocalConv(4, None),
     "position attention": lambda _: PositionAttentionConv(4),

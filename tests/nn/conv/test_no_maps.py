@@ -4,6 +4,7 @@ import torch
 from dyngraph import Grid
 from dyngraph.nn.conv import (
     CrissCrossConv,
+    DeformableAttentionConv,
     DGMN2Conv,
     DGMNConv,
     NonLocalConv,
@@ -21,6 +22,7 @@ LAYERS = {
     "criss-cross": lambda backend: CrissCrossConv(4, backend=backend),
     "DGMN": lambda backend: DGMNConv(4, (1, 2), 2, backend=backend),
     "DGMN2": lambda backend: DGMN2Conv(4, 2, (3, 3), backend=backend),
+    "deformable attention": lambda backend: DeformableAttentionConv(4, 2, backend=backend),
     "Non-local": lambda _: NonLocalConv(4, 4),
     "position attention": lambda _: PositionAttentionConv(4),
 }
@@ -42,7 +44,7 @@ def test_a_grid_of_no_maps(layer, grid, backend):
     assert len(alpha) == 0
 
 
-@pytest.mark.parametrize("layer", [DGMNConv, DGMN2Conv])
+@pytest.mark.parametrize("layer", [DGMNConv, DGMN2Conv, DeformableAttentionConv])
 @pytest.mark.parametrize("channels", [-1, 0])
 def test_layers_that_need_to_know_their_channels_say_so(layer, channels):
     with pytest.raises(
