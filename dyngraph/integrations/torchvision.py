@@ -6,7 +6,13 @@ from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
+
+try:
+    from torchvision.ops import DeformConv2d
+except ImportError as error:
+    raise ImportError(
+        "dyngraph.integrations.torchvision needs torchvision: pip install 'dyngraph[train]'"
+    ) from error
 
 from dyngraph.integrations.subclass import (
     Accelerated,

@@ -6,12 +6,15 @@ import pytest
 
 import dyngraph
 from dyngraph import nn, ops, samplers
+from dyngraph.integrations import torchvision, transformers
 from dyngraph.nn.conv import AttentionConv, DynamicMessage
 
 PUBLIC = [
     *(getattr(part, name) for part in (dyngraph, nn, ops, samplers) for name in part.__all__),
     AttentionConv,
     DynamicMessage,
+    torchvision.accelerate,
+    transformers.accelerate,
 ]
 #: What others are an arrangement of; these say themselves what they compute.
 OPERATORS = ["interpolate", "scatter_interpolate", *(n for n in ops.__all__ if "sampled" in n)]

@@ -1,4 +1,4 @@
-"""The code on the README and on the tour runs."""
+"""The code on the README and on pages to follow runs."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def python_blocks(path):
     return blocks
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/integrations.md"])
 def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(ROOT / page)
