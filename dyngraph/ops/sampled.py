@@ -372,6 +372,8 @@ def sampled_convolution(
         samples = samples if near.num_groups else samples.unsqueeze(1)
         out = _convolve_samples(samples, filters.to(sum_type), groups, weight)
     else:
+        # Projections are rounded to a half type on a GPU alone, where that is faster.
+        x_ = x_ if x_.is_cuda else x_.to(sum_type)
         out = _convolve_senders(x_, filters.to(x_.dtype), groups, weight, corners, name)
     return out.to(x.dtype)
 

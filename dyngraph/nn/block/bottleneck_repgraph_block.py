@@ -118,13 +118,15 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
                 many axes.
         """
         if not isinstance(maps, Tensor) or not maps.is_contiguous() or maps.shape[1:2] == (1,):
-            return super().forward(maps)
+            by_nodes: Tensor | list[Tensor] = super().forward(maps)
+            return by_nodes
         grid = self.grid_of(maps)
         # [B, C, nodes of a map]
         x = maps.flatten(2)
         reduced = self._reduce(x).unflatten(2, maps.shape[2:])
         sampled = grid.unflatten_runs(self.conv(grid.flatten(reduced), grid))[0]
-        return self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
+        out: Tensor = self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
+        return out
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
         return self._expand(x, self.conv(self._reduce(x), grid))
