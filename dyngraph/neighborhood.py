@@ -87,8 +87,8 @@ class Neighborhood:
             are refused: a bfloat16 coordinate on a map 129 nodes wide is off by up to 0.12 nodes.
         padding_mode: ``"zeros"``: corners outside the map weigh 0, as in deformable convolution.
             ``"border"``: positions are clamped to the map.
-        receiver: The grid of the N nodes that listen, with a map for each image. Defaults to
-            ``grid``.
+        receiver: The grid of the N nodes that listen, with a map for each image and any number of
+            axes. Defaults to ``grid``.
         levels: Where each image has several sender maps, such as a feature pyramid, how many of the
             K samples are on each. ``grid`` then has the maps image after image, and the samples
             follow the levels. By default, an image has one map.

@@ -453,7 +453,6 @@ def test_only_full_precision_positions(dtype):
         ({"pos": torch.ones(4, 1, 3)}, "pos"),
         ({"padding_mode": "reflection"}, "padding_mode"),
         ({"receiver": Grid([[2, 2], [2, 2]])}, "receiver"),
-        ({"receiver": Grid([[4]])}, "receiver"),
         ({"receiver": Grid([[2, 3]])}, "pos"),
         ({"grid": Grid([[0, 2]]), "receiver": Grid([[2, 2]])}, "grid"),
     ],

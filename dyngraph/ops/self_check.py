@@ -14,7 +14,9 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
+from dyngraph.derivatives import transforms_active
 from dyngraph.multilinear import Level, Maps
 from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.kernels.interface import Kernels
@@ -36,8 +38,11 @@ def fault(backend: str, kind: str, device: torch.device) -> str | None:
         kind: One of :data:`KINDS`.
         device: The device.
     """
-    # A compiler would trace the check; what it makes is run where the check has been.
-    if os.environ.get("DYNGRAPH_SELF_CHECK") == "0" or torch.compiler.is_compiling():
+    if os.environ.get("DYNGRAPH_SELF_CHECK") == "0":
+        return None
+    # A compiler would trace the check; what it makes is run where the check has been. A transform
+    # takes standard operators instead of kernels.
+    if torch.compiler.is_compiling() or transforms_active():
         return None
     return None if backend == _REFERENCE else _fault(backend, kind, device)
 
@@ -53,7 +58,8 @@ def _fault(backend: str, kind: str, device: torch.device) -> str | None:
 def compare(backend: str, kind: str, device: torch.device) -> str | None:
     r"""The first difference between the kernels of a backend and of plain PyTorch, or None."""
     try:
-        with torch.no_grad():
+        # Nor are its operators for a mode of the caller's that counts, fakes or records them.
+        with torch.no_grad(), _disable_current_modes():
             results = zip(
                 _CASES[kind](load_kernels(backend), device),
                 _CASES[kind](load_kernels(_REFERENCE), device),

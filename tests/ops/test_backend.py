@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from dyngraph import Grid, Neighborhood, ops
 from dyngraph.nn import DGMN2Conv, DGMNConv, RepGraphConv
@@ -240,6 +242,22 @@ def test_a_kernel_that_is_wrong_is_not_chosen(kind, monkeypatch):
         assert self_check.fault("triton", kind, CPU) is None
     finally:
         self_check._fault.cache_clear()
+
+
+def test_the_check_does_not_mind_where_it_is_asked_for():
+    x = torch.randn(12, 4)
+    near = Neighborhood(Grid([[3, 4]]), torch.rand(12, 2, 2))
+    counts = []
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            ops.sampled_attention(x, x, x, near)
+        counts.append(counter.get_total_flops())
+        self_check._fault.cache_clear()
+    assert counts[0] == counts[1]
+    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+        warnings.simplefilter("error")
+        assert all(self_check.fault("native", kind, CPU) is None for kind in self_check.KINDS)
+    self_check._fault.cache_clear()
 
 
 def test_a_kernel_that_fails_is_not_chosen(monkeypatch):

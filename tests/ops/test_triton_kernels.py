@@ -183,7 +183,8 @@ def test_kernels_compile_for_a_gpu():
                     "grad_query"}
         INDICES = {"index", "order", "start"}
         SIZES = {"num_nodes", "degree", "width", "key_width", "value_width", "num_rows",
-                 "num_samples", "nodes_of_map", "rows_of_map", "first_sender",
+                 "num_samples", "nodes_of_map", "rows_of_image", "first_sender",
+                 "senders_of_image", "num_places", "first_sample", "samples_of_level",
                  "length_0", "length_1", "length_2",
                  "first_node", "first_row"}
 
