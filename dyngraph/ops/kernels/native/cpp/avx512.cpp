@@ -4,7 +4,8 @@
 
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#define TARGET target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#pragma clang attribute push(__attribute__((TARGET)), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #endif

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <string.h>
 
+#define EXPORT __attribute__((visibility("default")))
+
 namespace dyngraph {
 namespace baseline {
 extern const Kernels kernels;
@@ -52,10 +54,12 @@ void run_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t), voi
 extern "C" {
 
 // Gives the function that runs threads; without it, all runs on one.
-__attribute__((visibility("default"))) void dyngraph_set_parallel(void* function) { parallel = reinterpret_cast<Parallel>(function); }
+EXPORT void dyngraph_set_parallel(void* function) {
+  parallel = reinterpret_cast<Parallel>(function);
+}
 
 // The kernels of a variant, or null where the processor can't run them.
-__attribute__((visibility("default"))) const Kernels* dyngraph_kernels(const char* variant) {
+EXPORT const Kernels* dyngraph_kernels(const char* variant) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

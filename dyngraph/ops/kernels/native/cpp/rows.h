@@ -105,8 +105,8 @@ inline void sum_some(const SumOf<T>* weight, const Table<T>& table, const int32_
 
 // The weighted sum of a node's rows, by weights [G, count] of groups of channels, or that added.
 template <class T>
-inline void sum_rows(const SumOf<T>* weight, const Table<T>& table, const int32_t* index, int64_t count,
-                     Groups groups, bool add, SumOf<T>* out) {
+inline void sum_rows(const SumOf<T>* weight, const Table<T>& table, const int32_t* index,
+                     int64_t count, Groups groups, bool add, SumOf<T>* out) {
   const int64_t channels = groups.channels;
   if (count == 0 && !add) __builtin_memset(out, 0, groups.count * channels * sizeof *out);
   for_some_rows(count, [&](auto some, int64_t i) {

@@ -10,7 +10,8 @@ namespace VARIANT {
 // Memory of one task, with room behind it for a vector, be it of floats that become doubles.
 template <class A> class Buffer {
  public:
-  explicit Buffer(int64_t count) : data_(static_cast<A*>(malloc(count * sizeof(A) + 2 * VECTOR_BYTES))) {}
+  explicit Buffer(int64_t count)
+      : data_(static_cast<A*>(malloc(count * sizeof(A) + 2 * VECTOR_BYTES))) {}
   ~Buffer() { free(data_); }
   Buffer(const Buffer&) = delete;
   operator A*() const { return data_; }
@@ -85,10 +86,10 @@ template <class A> class Edges {
     const int64_t place = node * samples_.own + h;
     if (samples_.axes == 0) {
       const int64_t first = place * samples_.samples;
+      const auto* ints = static_cast<const int32_t*>(samples_.pos) + first;
+      const auto* longs = static_cast<const int64_t*>(samples_.pos) + first;
       for (int64_t k = 0; k < samples_.samples; ++k) {
-        sender[k] = samples_.dtype == kInt
-                        ? static_cast<const int32_t*>(samples_.pos)[first + k]
-                        : static_cast<int32_t>(static_cast<const int64_t*>(samples_.pos)[first + k]);
+        sender[k] = samples_.dtype == kInt ? ints[k] : static_cast<int32_t>(longs[k]);
         weight[k] = 1;
       }
       return;
