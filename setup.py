@@ -12,17 +12,15 @@ SOURCES = Path("dyngraph/ops/kernels/native/cpp")
 class OptionalBuild(build_ext):
     """A build that may fail: plain PyTorch does what the kernels do, slower."""
 
-    def run(self) -> None:
-        try:
-            super().run()
-        except Exception as error:
-            self._skip(error)
-
     def build_extension(self, ext: Extension) -> None:
         try:
             super().build_extension(ext)
         except Exception as error:
-            self._skip(error)
+            print(
+                "dyngraph: the C++ kernels were not built, and plain PyTorch takes their place. "
+                f"A C++17 compiler makes CPUs several times faster ({error})",
+                file=sys.stderr,
+            )
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         # Not Python's: the library is opened by ctypes.
@@ -32,13 +30,6 @@ class OptionalBuild(build_ext):
         built = Path(self.build_lib) / self.get_ext_filename(self.extensions[0].name)
         if built.exists():
             super().copy_extensions_to_source()
-
-    def _skip(self, error: Exception) -> None:
-        print(
-            "dyngraph: the C++ kernels were not built, and plain PyTorch takes their place. "
-            f"A C++17 compiler makes CPUs several times faster ({error})",
-            file=sys.stderr,
-        )
 
 
 setup(
@@ -60,7 +51,6 @@ setup(
             ],
             # Of no Python version in particular.
             py_limited_api=True,
-            optional=True,
         )
     ],
     cmdclass={"build_ext": OptionalBuild},

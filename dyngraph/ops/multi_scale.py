@@ -7,14 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dyngraph import multilinear
-from dyngraph.derivatives import transforms_active
 from dyngraph.multilinear import Level, Maps
-from dyngraph.neighborhood import Corners
-from dyngraph.ops import along_edges, operators
-from dyngraph.ops.backend import resolve_backend
-from dyngraph.ops.kernels import load_kernels
 from dyngraph.ops.precision import accumulator
+from dyngraph.ops.sampled import sum_at_positions
 
 
 def multi_scale_deformable_attention(
@@ -101,11 +96,7 @@ def sum_over_levels(
         )
     batch_size, _, heads, channels = value.shape
     num_queries = locations.shape[1]
-    name = resolve_backend(backend, value.device, ("sum",))
     dtype = accumulator(value.dtype)
-    sums_half = name != "pyg" and load_kernels(name).SUMS_HALF_TYPES and not transforms_active()
-    table = value.flatten(0, 1).flatten(1)
-    table = table if sums_half else table.to(dtype)
     levels = tuple(
         Level(count, tuple(shape)) for count, shape in zip(num_points, shapes, strict=True)
     )
@@ -116,14 +107,14 @@ def sum_over_levels(
     # In place, and by long rows: PyTorch multiplies by short ones ten times slower.
     pos = locations.to(dtype).flip(-1).flatten(3).mul_(sizes.flatten()).sub_(0.5)
     pos = pos.view(batch_size * num_queries, heads, *sizes.shape)
-    weight = weights.to(dtype).flatten(0, 1)
-    maps = [Maps(batch_size, num_queries, levels)]
-    if name == "pyg" or transforms_active():
-        index, corner = multilinear.corners(pos, maps, False, multilinear.index_dtype(pos, maps))
-        out = along_edges.sampled_sum(weight, table, Corners(index, corner.to(dtype)))
-    else:
-        numbers = multilinear.flatten_maps(maps)
-        out = operators.sampled_sum(weight, table, pos, numbers, False, name)
+    out = sum_at_positions(
+        weights.flatten(0, 1),
+        value.flatten(0, 1).flatten(1),
+        pos,
+        [Maps(batch_size, num_queries, levels)],
+        border=False,
+        backend=backend,
+    )
     return out.to(value.dtype).view(batch_size, num_queries, heads * channels)
 
 

@@ -22,8 +22,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from dyngraph import multilinear
 from dyngraph.derivatives import transforms_active
-from dyngraph.multilinear import flatten_maps, index_dtype
+from dyngraph.multilinear import Maps, flatten_maps, index_dtype
 from dyngraph.neighborhood import Corners, Neighborhood
 from dyngraph.ops import along_edges, operators
 from dyngraph.ops.backend import resolve_backend
@@ -270,7 +271,9 @@ def sampled_sum(
     _check_table("value", value, near)
     _check_groups(weight.shape[1], value.shape[1], near)
     if corners is None:
-        out = _sum_at_positions(weight, value, near, backend)
+        _check_features(near, {"value": value})
+        border = near.padding_mode == "border"
+        out = sum_at_positions(weight, value, near.pos_of_groups, near.maps, border, backend)
     else:
         name, corners, (value_,) = _prepare(backend, near, corners, value=value)
         weight = weight.to(corners.weight.dtype)
@@ -282,14 +285,29 @@ def sampled_sum(
     return out.to(value.dtype)
 
 
-def _sum_at_positions(weight: Tensor, value: Tensor, near: Neighborhood, backend: str) -> Tensor:
-    """By one operator, which finds the corners on its way."""
-    name, (value_,) = _cast(backend, near, ("sum",), value=value)
-    weight = weight.to(accumulator(value_.dtype))
+def sum_at_positions(
+    weight: Tensor, value: Tensor, pos: Tensor, maps: Sequence[Maps], border: bool, backend: str
+) -> Tensor:
+    r"""The sum by one operator, which finds the corners on its way; shapes are not checked.
+
+    Args:
+        weight: ``[N, G, K]``.
+        value: ``[M, C]``.
+        pos: ``[N, H, K, P]``, H = 1 or G.
+        maps: The maps that the N nodes listen to.
+        border: Whether positions are clamped to the map. Otherwise a corner outside weighs 0.
+        backend: The backend.
+
+    Returns:
+        ``[N, C]``, in the dtype that the backend computes in.
+    """
+    name = resolve_backend(backend, value.device, ("sum",))
+    value = value.to(_computed_in(name, value.dtype))
+    weight = weight.to(accumulator(value.dtype))
     if _in_standard_operators(name):
-        return along_edges.sampled_sum(weight, value_, _in_dtype(near.corners(), value_.dtype))
-    maps, border = flatten_maps(near.maps), near.padding_mode == "border"
-    out: Tensor = operators.sampled_sum(weight, value_, near.pos_of_groups, maps, border, name)
+        corners = Corners(*multilinear.corners(pos, maps, border, index_dtype(pos, maps)))
+        return along_edges.sampled_sum(weight, value, _in_dtype(corners, value.dtype))
+    out: Tensor = operators.sampled_sum(weight, value, pos, flatten_maps(maps), border, name)
     return out
 
 
@@ -366,7 +384,8 @@ def sampled_convolution(
     name, corners, (x_,) = _prepare(backend, near, corners, x=x)
     sum_type = accumulator(x_.dtype)
     weight = None if weight is None else weight.to(sum_type)
-    # Either projects each sender for all samples, or each sample. With a stride, those are fewer.
+    # Either projects each sender for all samples, or holds all samples and projects them. With a
+    # stride, those are fewer.
     if _in_standard_operators(name) or len(x) >= 2 * num_nodes:
         samples = interpolate(x_.to(sum_type), near, corners=corners, backend=name)
         samples = samples if near.num_groups else samples.unsqueeze(1)
@@ -598,10 +617,15 @@ def _cast(
     _check_features(near, features)
     first = next(iter(features.values()))
     name = resolve_backend(backend, first.device, kinds)
-    # Half types are summed in float32.
-    sums_half = name != "pyg" and load_kernels(name).SUMS_HALF_TYPES
-    dtype = first.dtype if sums_half and not transforms_active() else accumulator(first.dtype)
+    dtype = _computed_in(name, first.dtype)
     return name, [feature.to(dtype) for feature in features.values()]
+
+
+def _computed_in(backend: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a backend reads features of a dtype; half types are summed in float32."""
+    if _in_standard_operators(backend) or not load_kernels(backend).SUMS_HALF_TYPES:
+        return accumulator(dtype)
+    return dtype
 
 
 def _in_dtype(corners: Corners, dtype: torch.dtype) -> Corners:

@@ -51,9 +51,8 @@ class DeformableAttentionConv(MessagePassing):
         **kwargs: Arguments of :class:`torch_geometric.nn.MessagePassing`.
 
     Raises:
-        ValueError: If ``heads`` does not divide ``in_channels``, a number is not positive (channels
-            can't be taken from the first input), or ``aggr`` is
-            not the sum.
+        ValueError: If ``heads`` does not divide ``in_channels``, a number is not positive (the
+            layer can't be lazy), or ``aggr`` is not the sum.
 
     Shapes:
         - **input:** ``x [N, C]`` or ``(x_src, x_dst)``, and a grid of images or ``edge_index``
@@ -157,7 +156,8 @@ class DeformableAttentionConv(MessagePassing):
 
         Args:
             x: Node features ``[N, C]``, or ``(x_src, x_dst)``.
-            edge_index: The grid of the nodes that are sampled, L maps an image, or any graph.
+            edge_index: The grid of the nodes that are sampled, with L maps for each image, or any
+                graph.
             edge_weight: The interpolation weight of each edge ``[E]``. Defaults to 1.
             edge_sample: Which of its target's samples each edge belongs to, ``[E]``. Needed on a
                 graph.

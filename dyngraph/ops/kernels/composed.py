@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dyngraph.multilinear import Maps, index_dtype
+from dyngraph.ops.precision import accumulator
 from dyngraph.ops.softmax import softmax_over_samples
 
 
@@ -76,7 +77,7 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Output and attention."""
     table = key if value is None else value
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = accumulator(query.dtype)
     edges, corner = _corners(kernels, pos, maps, border, dtype)
     dots = kernels.gather_dot(query, key, edges, groups).unflatten(2, corner.shape[2:])
     score = scale * (dots * corner).sum(dim=2)
