@@ -4,11 +4,14 @@
 
 Blocks of RepGraph's Table 2 (2048 channels, 256 hidden, 128x256 nodes) and of DGMN's Table 1 (512
 channels, 97x97 nodes), each beside the Non-local block with PyTorch's fused attention. Maps are
-channels_last. *Layer* is the graph layer's share of the block's time, including its projections to
-queries, keys and values; the bottleneck block's layer has none, so there it is the sampling alone.
+channels_last, or contiguous where it says so. DGMN's Non-local is the one of its Table 1, a 3x3
+convolution before 256 hidden channels. *Layer* is the graph layer's share of the block's time,
+including its projections to queries, keys and values; the bottleneck block's layer has none, so
+there it is the sampling alone.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from measure import arguments, bars, forward, peak_memory, table, times, write
@@ -17,23 +20,53 @@ from tqdm import tqdm
 
 from dyngraph import Grid
 from dyngraph.evaluate import count_multiply_adds
+from dyngraph.models import NonLocalHead
 from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGraphBlock
 
 REPGRAPH = (2048, (128, 256))
 DGMN = (512, (97, 97))
-CASES: dict[str, tuple[tuple[int, tuple[int, int]], dict[str, Callable[[int], nn.Module]]]] = {
-    "RepGraph's Table 2: 128x256 nodes, C 2048": (
+
+
+class Case(NamedTuple):
+    """Feature maps, and what runs on them; times are relative to the first."""
+
+    shape: tuple[int, tuple[int, int]]
+    layout: torch.memory_format
+    contenders: dict[str, Callable[[int], nn.Module]]
+
+
+def two_convolutions(channels: int) -> nn.Module:
+    """What the bottleneck block multiplies."""
+    return nn.Sequential(nn.Conv2d(channels, 256, 1), nn.Conv2d(256, channels, 1))
+
+
+CASES = {
+    "RepGraph's Table 2: 128x256 nodes, C 2048": Case(
         REPGRAPH,
+        torch.channels_last,
         {
             "Non-local": lambda channels: NonLocalBlock(channels, 256),
             "RepGraph": lambda channels: RepGraphBlock(channels, 256),
             "bottleneck RepGraph": lambda channels: BottleneckRepGraphBlock(channels, 256),
         },
     ),
-    "DGMN's Table 1: 97x97 nodes, C 512": (
-        DGMN,
+    "the same, contiguous": Case(
+        REPGRAPH,
+        torch.contiguous_format,
         {
-            "Non-local": NonLocalBlock,
+            "Non-local": lambda channels: NonLocalBlock(channels, 256),
+            "bottleneck RepGraph, concat": lambda channels: BottleneckRepGraphBlock(
+                channels, 256, fusion="concat"
+            ),
+            "its two 1x1 convolutions": two_convolutions,
+        },
+    ),
+    "DGMN's Table 1: 97x97 nodes, C 512": Case(
+        DGMN,
+        torch.channels_last,
+        {
+            "Non-local, as in the table": NonLocalHead,
+            "Non-local, 128 hidden channels": NonLocalBlock,
             "bottleneck RepGraph": BottleneckRepGraphBlock,
             "DGMN, one rate": lambda channels: DGMNBlock(channels, rates=(1,)),
             "DGMN, five rates": DGMNBlock,
@@ -65,14 +98,18 @@ def layer(block: nn.Module, size: tuple[int, int], device: str = "cpu") -> Calla
     return forward(block.conv, x, grid)
 
 
-def measure(shape: tuple[int, tuple[int, int]], makers: dict, rounds: int) -> dict:
-    channels, size = shape
-    maps = torch.randn(1, channels, *size).contiguous(memory_format=torch.channels_last)
-    blocks = {name: make(channels) for name, make in makers.items()}
+def measure(case: Case, rounds: int) -> dict:
+    channels, size = case.shape
+    maps = torch.randn(1, channels, *size).contiguous(memory_format=case.layout)
+    blocks = {
+        name: make(channels).to(memory_format=case.layout) for name, make in case.contenders.items()
+    }
     passes = {
         "forward": {name: forward(block, maps) for name, block in blocks.items()},
         "forward, bf16": {name: bf16(forward(block, maps)) for name, block in blocks.items()},
-        "layer": {name: layer(block, size) for name, block in blocks.items()},
+        "layer": {
+            name: layer(block, size) for name, block in blocks.items() if hasattr(block, "conv")
+        },
         "training step": {name: training_step(block, maps) for name, block in blocks.items()},
     }
     results: dict[str, dict] = {
@@ -89,14 +126,15 @@ def report(results: dict) -> str:
     rows = []
     for case, blocks in results.items():
         rows.append([f"**{case}**", *[""] * 11])
-        baseline = blocks["Non-local"]
+        baseline = next(iter(blocks.values()))
         for name, block in blocks.items():
             cells = [name, f"{block['multiply-adds'] / 1e9:.1f}"]
             for label in ("forward", "forward, bf16", "training step"):
                 ratio = baseline[label]["ms"] / block[label]["ms"]
                 cells += [f"{block[label]['ms']:.0f}", f"{ratio:.1f}", f"{block[label]['MB']:.0f}"]
-            share = block["layer"]["ms"] / block["forward"]["ms"]
-            rows.append([*cells, f"{share:.0%}"])
+            has_layer = "layer" in block
+            share = f"{block['layer']['ms'] / block['forward']['ms']:.0%}" if has_layer else ""
+            rows.append([*cells, share])
     header = ["", "multiply-adds, G"]
     for label in ("forward", "forward, bf16 autocast", "training step"):
         header += [f"{label}, ms", "times faster", "MB"]
@@ -110,7 +148,7 @@ def main() -> None:
     torch.manual_seed(0)
     results = {}
     for name, case in tqdm(CASES.items(), unit="case"):
-        results[name] = measure(*case, args.rounds)
+        results[name] = measure(case, args.rounds)
         write(args.out, {"cases": results}, bars(results, ["forward", "training step"]))
     print(report(results))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from dyngraph.models.backbone import conv_bn_relu
@@ -95,6 +96,8 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         x = image
         for stage in (1, 2, 3, 4):
             x = self.get_submodule(f"patch_embed{stage}")(x)
+            # The order of nodes, which the blocks keep.
+            x = x.contiguous(memory_format=torch.channels_last)
             for block in cast(nn.ModuleList, self.get_submodule(f"block{stage}")):
                 x = block(x)
             maps.append(x)

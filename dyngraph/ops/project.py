@@ -1,4 +1,4 @@
-"""The linear map of nodes."""
+"""The linear map of nodes, of either order."""
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,11 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     maps = x.contiguous()[None, None].permute(0, 3, 1, 2)
     return F.conv2d(maps, weight[:, :, None, None], bias).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def project_maps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    r"""The same linear map on contiguous maps ``[B, C, nodes of a map]``."""
+    return F.conv1d(x, weight.unsqueeze(2), bias)
 
 
 def _is_fast_convolution(x: Tensor, weight: Tensor) -> bool:

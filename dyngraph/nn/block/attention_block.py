@@ -7,6 +7,7 @@ from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 from dyngraph.nn.block.fusion import Fusion
 from dyngraph.nn.conv.attention_conv import AttentionConv
 from dyngraph.nn.node_linear import NodeLinear
+from dyngraph.ops.project import project_maps
 
 
 class AttentionBlock(FeatureMapBlock):
@@ -52,3 +53,9 @@ class AttentionBlock(FeatureMapBlock):
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
         out: Tensor = self.fusion(x, self.lin_out(self.conv(x, grid)))
         return out
+
+    def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
+        attended = grid.unflatten_runs(self.conv(grid.flatten(maps), grid))[0]
+        y = project_maps(attended.flatten(2), self.lin_out.weight, self.lin_out.bias)
+        out: Tensor = self.fusion(maps.flatten(2), y)
+        return out.unflatten(2, maps.shape[2:])

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dyngraph.grid import FeatureMaps, Grid
+from dyngraph.grid import Grid
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
 from dyngraph.nn.block.fusion import Fusion, may_overwrite
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 from dyngraph.nn.node_linear import NodeLinear
-from dyngraph.ops.project import project
+from dyngraph.ops.project import project, project_maps
 
 
 class BottleneckRepGraphBlock(FeatureMapBlock):
@@ -107,26 +107,12 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
             module.reset_parameters()
         self._init_norm()
 
-    def forward(self, maps: FeatureMaps) -> Tensor | list[Tensor]:
-        r"""Runs the block on a batch ``[B, C, *spatial]`` or a list of maps ``[C, *spatial]``.
-
-        The result has the layout of the batch: of a contiguous one, only the reduced map is brought
-        into the order of nodes and back.
-
-        Raises:
-            ValueError: If the maps do not have ``in_channels`` channels, or have too few or too
-                many axes.
-        """
-        if not isinstance(maps, Tensor) or not maps.is_contiguous() or maps.shape[1:2] == (1,):
-            by_nodes: Tensor | list[Tensor] = super().forward(maps)
-            return by_nodes
-        grid = self.grid_of(maps)
-        # [B, C, nodes of a map]
+    def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
+        # Only the reduced map is brought into the order of nodes, and back.
         x = maps.flatten(2)
         reduced = self._reduce(x).unflatten(2, maps.shape[2:])
         sampled = grid.unflatten_runs(self.conv(grid.flatten(reduced), grid))[0]
-        out: Tensor = self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
-        return out
+        return self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
         return self._expand(x, self.conv(self._reduce(x), grid))
@@ -150,13 +136,9 @@ def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:
     Of node features ``[N, C]`` or of maps ``[B, C, nodes]``.
     """
     if norm.training or not isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm)):
-        out: Tensor = norm(linear(x) if x.dim() == 2 else _linear_of_maps(x, linear.weight))
+        out: Tensor = norm(linear(x) if x.dim() == 2 else project_maps(x, linear.weight))
         return out
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     weight, bias = linear.weight * scale.unsqueeze(1), norm.bias - mean * scale
-    return project(x, weight, bias) if x.dim() == 2 else _linear_of_maps(x, weight, bias)
-
-
-def _linear_of_maps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.conv1d(x, weight.unsqueeze(2), bias)
+    return project(x, weight, bias) if x.dim() == 2 else project_maps(x, weight, bias)

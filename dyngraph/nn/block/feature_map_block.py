@@ -12,8 +12,8 @@ from dyngraph.grid import FeatureMaps, Grid
 class FeatureMapBlock(nn.Module, ABC):
     r"""A block on feature maps whose layers work on their nodes, ``[N, C]``.
 
-    A ``channels_last`` batch is taken and returned without a copy; a contiguous one is copied once,
-    and what is returned is ``channels_last``.
+    The result has the memory layout of the batch. A ``channels_last`` one is taken and returned
+    without a copy.
 
     Args:
         in_channels: The channels of the feature maps.
@@ -37,7 +37,20 @@ class FeatureMapBlock(nn.Module, ABC):
                 many axes.
         """
         grid = self.grid_of(maps)
+        # Maps of one channel have both layouts.
+        if isinstance(maps, Tensor) and maps.is_contiguous() and self.in_channels > 1:
+            # The gradient of these views is contiguous too.
+            return self.forward_contiguous(maps.flatten(1).view_as(maps), grid)
         return grid.unflatten(self.forward_nodes(grid.flatten(maps), grid))
+
+    def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
+        r"""The block on a contiguous batch ``[B, in_channels, *spatial]``.
+
+        Here all channels are brought into the order of nodes and back. A subclass whose layer works
+        on fewer can do better.
+        """
+        x = self.forward_nodes(grid.flatten(maps), grid)
+        return grid.unflatten_runs(x)[0].contiguous()
 
     def grid_of(self, maps: FeatureMaps) -> Grid:
         r"""The layout of maps, if they have ``in_channels`` channels.

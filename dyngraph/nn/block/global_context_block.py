@@ -61,6 +61,9 @@ class GlobalContextBlock(FeatureMapBlock):
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
         return each_run(self._add_context, x, grid)
 
+    def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
+        return self._add_context(maps)
+
     def _add_context(self, maps: Tensor) -> Tensor:
         nodes = maps.flatten(2)
         alpha = self.lin_score(nodes.mT).softmax(dim=1)

@@ -168,17 +168,21 @@ def test_maps_of_different_sizes_equal_each_alone(make, cell_size):
 
 
 @pytest.mark.parametrize("make", BLOCKS)
-def test_channels_last_stays_so(make):
+def test_the_layout_of_maps_stays(make):
     block = make(8)
-    x = torch.randn(2, 8, 3, 4)
+    x = torch.randn(2, 8, 3, 4, requires_grad=True)
     last = block(x.to(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
-    # Not to the bit: the bottleneck multiplies contiguous maps as they are.
-    torch.testing.assert_close(last, block(x))
+    out = block(x)
+    assert out.is_contiguous()
+    assert torch.autograd.grad(out.square().sum(), x)[0].is_contiguous()
+    # Not to the bit: contiguous maps are multiplied as they are.
+    torch.testing.assert_close(last, out)
     volume = torch.randn(2, 8, 2, 3, 4)
     block = make(8) if make is NonLocalBlock else make(8, num_axes=3)
     last = block(volume.to(memory_format=torch.channels_last_3d))
     assert last.is_contiguous(memory_format=torch.channels_last_3d)
+    assert block(volume).is_contiguous()
     torch.testing.assert_close(last, block(volume))
 
 
@@ -212,7 +216,8 @@ def test_a_bottleneck_keeps_the_layout_of_contiguous_maps(num_axes, fusion, zero
 def test_maps_that_are_not_contiguous(make):
     block = make(8)
     x = torch.randn(6, 8, 9, 4)[::3, :, 1::2].transpose(2, 3)
-    assert torch.equal(block(x), block(x.contiguous()))
+    # Not to the bit: contiguous maps are multiplied as they are.
+    torch.testing.assert_close(block(x), block(x.contiguous()))
 
 
 @pytest.mark.parametrize("fusion", ["sum", "concat"])
@@ -278,6 +283,7 @@ def test_gradcheck(make, training):
 # --- compilers and exporters --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", BLOCKS)
 def test_compile(make):
     torch._dynamo.reset()

@@ -96,11 +96,12 @@ def test_a_list_of_maps_equals_each_alone(fusion):
         torch.testing.assert_close(out, block(single[None])[0], atol=5e-6, rtol=1e-5)
 
 
-def test_channels_last_maps():
+def test_the_layout_of_maps_stays():
     block = make()
     maps = torch.randn(2, 4, 5, 4)
     out = block(maps.contiguous(memory_format=torch.channels_last))
     assert out.is_contiguous(memory_format=torch.channels_last)
+    assert block(maps).is_contiguous()
     assert torch.equal(out, block(maps))
 
 
