@@ -5,18 +5,24 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py $(wildcard dyngraph/ops/kernels/native/cpp/*)
 
-.PHONY: demo test test-pyg fuzz recipes lint types docs check clean
+.PHONY: demo test test-slow test-pyg fuzz recipes lint types docs check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-# The layers with torch_scatter and torch_sparse, in an environment of its own on top of the other.
+# Whole runs, killed processes, compiled and exported models.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+# What PyG computes, with torch_scatter and torch_sparse, in an environment of its own on top of the
+# other. Nothing else calls them.
 test-pyg: $(VENV)/.dev
 	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
-	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn tests/ops tests/test_grid.py
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn/conv tests/test_neighborhood.py
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/ops tests/nn/block -k pyg
 
 # Drawn cases, new ones in every run.
 fuzz: $(VENV)/.dev
@@ -36,7 +42,7 @@ types: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-check: lint types docs test test-pyg
+check: lint types docs test test-slow test-pyg
 
 clean:
 	rm -rf $(VENV) $(VENV)-pyg docs/_build runs .pytest_cache .mypy_cache .ruff_cache

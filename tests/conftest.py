@@ -20,6 +20,16 @@ settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In Triton's interpreter all of its tests are slow but for those of the kernels themselves."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("backend") == "triton" and "triton" not in item.path.name:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

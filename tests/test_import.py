@@ -113,6 +113,7 @@ print("ran")
     assert result.stdout == "ran\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("-W", "default")])
 def test_nothing_is_printed(flags):
     """A layer prints nothing, and warns of nothing that importing PyG does not warn of already."""

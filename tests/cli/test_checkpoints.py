@@ -107,6 +107,7 @@ def test_settings_that_have_to_stay(trained, other, message):
     assert (trained / "run/last.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_classes_of_the_data_are_those_of_the_network(root, tmp_path):
     run = arguments(root, tmp_path / "run")
     main(["fit", *run])
@@ -135,6 +136,7 @@ def test_a_segmenter_predicts_from_its_checkpoint_alone(root, tmp_path):
     assert len(content(tmp_path / "alone")) == 3 * len(list(images.iterdir()))
 
 
+@pytest.mark.slow
 def test_a_detector_predicts_from_its_checkpoint_alone(tmp_path):
     root, run, images = tmp_path / "coco", tmp_path / "run", tmp_path / "images"
     generate_coco(root, num_train=2, num_val=1, progress=False)
@@ -264,6 +266,7 @@ def test_test_predicts_anew(trained, tmp_path):
     assert content(out) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_says_how_to_go_on(root, tmp_path, number):
     run = tmp_path / "run"

@@ -69,6 +69,7 @@ def test_segmenters(context, weight, scenes, tmp_path, capsys):
     assert f"model.classifier.1.{weight}" in run(tmp_path, settings, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("context", "place", "weight"),
     [

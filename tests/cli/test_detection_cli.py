@@ -67,6 +67,7 @@ def config(coco, tmp_path_factory):
     return f"--config={folder / 'config.yaml'}"
 
 
+@pytest.mark.slow
 def test_results_for_the_evaluation_server(coco, config, tmp_path):
     """Test images in COCO's own files, without annotations; no pictures are written."""
     content = json.loads((coco / "annotations/instances_train2017.json").read_text())

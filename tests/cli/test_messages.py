@@ -139,6 +139,7 @@ def test_the_traceback_is_there_for_the_asking(place):
         main(arguments)
 
 
+@pytest.mark.slow
 def test_only_our_own_messages(root, tmp_path):
     """In a process of its own, where nothing has been imported yet; it has no terminal."""
 

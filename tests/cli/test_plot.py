@@ -73,6 +73,7 @@ def figures(monkeypatch):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lines_have_the_numbers_of_the_logs(kind, runs, figures, tmp_path, capsys):
     capsys.readouterr()
@@ -154,6 +155,7 @@ def test_what_cannot_be_drawn_is_named(arguments, message, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "expected"), [("detection", 10_000), ("segmentation", None)])
 def test_detectors_are_validated_every_10000_iterations(task, expected, capsys):
     def found(*arguments):

@@ -114,6 +114,7 @@ def test_what_the_server_of_cityscapes_takes(data, tmp_path, capsys):
     assert "label_ids: expected classes of cityscapes, got ade20k" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_training_on_all_images_at_one_of_several_scales(name, data, tmp_path, capsys):
     config = tmp_path / "run.yaml"

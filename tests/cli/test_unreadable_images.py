@@ -52,6 +52,7 @@ def predict(checkpoint, images, *arguments):
           "--trainer.accelerator=cpu", *arguments])  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "kind"), [("segmentation", "labels/*.png"), ("detection", "detections/*.json")]
 )
@@ -84,6 +85,7 @@ def test_the_others_are_predicted(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_strict_ends_at_the_first(trained, images, tmp_path, task, capsys):
     capsys.readouterr()

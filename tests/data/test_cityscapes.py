@@ -206,6 +206,7 @@ def test_a_resumed_run_sees_the_same_batches(root):
         assert torch.equal(label, label_again)
 
 
+@pytest.mark.slow
 def test_dyngraph_itself_needs_no_torchvision():
     code = "import sys, dyngraph; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code]).returncode == 0

@@ -40,6 +40,7 @@ def edit(root, diff):
     path.write_text(text.replace(before, after), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heading", ["Adding a set of kernels", "Adding a layer"])
 def test_the_steps_lead_there(heading, tmp_path):
     for part in ("dyngraph", "tests/ops", "tests/nn/conv", "tests/docs"):

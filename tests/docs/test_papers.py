@@ -44,6 +44,7 @@ def test_costs_of_dgmns_table_1(name):
     assert ours("DGMN", "1", name) == expected
 
 
+@pytest.mark.slow
 def test_costs_of_detectors(capsys):
     runpy.run_path(str(ROOT / "benchmarks/detectors.py"))["main"]()
     assert capsys.readouterr().out in PAGE

@@ -68,6 +68,7 @@ def test_files_for_each_image(model, images, tmp_path):
         assert (tmp_path / "out/rates" / name).exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(model, images, tmp_path):
     first, second = detect(model, images, tmp_path / "out", model_digest="a")
     whole, expected = first.read_text(), second.read_bytes()

@@ -180,6 +180,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_a_large_image_takes_little_memory():
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LARGE_IMAGE], capture_output=True, text=True

@@ -44,6 +44,7 @@ demo.main()
 """
 
 
+@pytest.mark.slow
 def test_the_demo(tmp_path):
     """With two iterations for each network; started again, it prints the same table."""
     command = [sys.executable, "-c", SMALL_DEMO, "--steps", "2", "--out", tmp_path]
@@ -56,6 +57,7 @@ def test_the_demo(tmp_path):
     assert ".png" in pictures
 
 
+@pytest.mark.slow
 def test_far_classes(tmp_path, monkeypatch, capsys):
     """The detectors of ``train_coco.py``, with one iteration; the benchmark has their scores."""
 

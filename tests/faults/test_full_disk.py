@@ -25,7 +25,7 @@ from dyngraph.train.log import CsvLog, read_log
 FULL = "No space left on device"
 
 # About loaders without workers and few steps.
-pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::lightning")]
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from dyngraph.train.log import read_log
 ROOT = Path(__file__).parents[2]
 
 # About loaders with few workers and few steps.
-pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::lightning")]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dyngraph.cli import main
 from dyngraph.cli.main import COMMANDS, RUNS
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = settings.get_profile("fuzz")
 
 WORDS = st.sampled_from(

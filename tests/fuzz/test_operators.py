@@ -53,6 +53,7 @@ def test_triton_equals_the_reference(case):
     assert_equal_the_reference(case, "triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "pyg"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @SETTINGS

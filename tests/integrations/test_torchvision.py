@@ -78,6 +78,7 @@ def test_copies_and_pickles_are_accelerated():
     assert restore(net) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "uneven"])
 def test_compiling_and_exporting(name):
     torch.compiler.reset()

@@ -131,6 +131,7 @@ def test_segmenters_with_a_context_and_inserted_blocks():
     assert model(torch.randn(1, 3, 64, 64))["out"].shape == (1, 4, 64, 64)
 
 
+@pytest.mark.slow
 def test_compile_without_breaks():
     torch._dynamo.reset()
     model = DGMN2Classifier(5, **TWO_BLOCKS).double().eval()
@@ -145,6 +146,7 @@ def test_compile_without_breaks():
         torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.slow
 def test_segmenters_compile_without_breaks():
     torch._dynamo.reset()
     model = segmenter(DGMN2(**TWO_BLOCKS)).eval()
@@ -154,6 +156,7 @@ def test_segmenters_compile_without_breaks():
         torch.testing.assert_close(compiled(image), model(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [DGMN2, DGMN2Classifier, lambda **k: segmenter(DGMN2(**k))])
 def test_export_with_any_size(make):
     model = make(**TWO_BLOCKS).eval()

@@ -55,6 +55,7 @@ for run in (
 """
 
 
+@pytest.mark.slow
 def test_models_need_no_hub():
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_HUB], capture_output=True, text=True, timeout=120

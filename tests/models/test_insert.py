@@ -178,6 +178,7 @@ def test_removal_restores_the_model(name):
     assert_same(results(model.train(), x), results(plain.train(), x))
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_have_blocks_of_their_own(name, duplicate):
@@ -211,6 +212,7 @@ def test_a_pickled_model_keeps_its_blocks_beside_new_hooks(monkeypatch):
     assert set(blocks.values()) <= set(ran)
 
 
+@pytest.mark.slow
 @everywhere
 def test_compile_without_breaks(name):
     torch._dynamo.reset()
@@ -240,6 +242,7 @@ def test_compiled_models_notice():
     assert torch.equal(compiled(x), without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "strict"), [*((name, False) for name in MODELS), ("small", True)])
 def test_export(name, strict):
     model = inserted(name, other).eval()

@@ -65,6 +65,7 @@ def plain():
     return weights, detections_and_losses(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["res4", "c5", "c4_c5"])
 @pytest.mark.parametrize("context", DETECTOR_CONTEXTS)
 def test_a_new_context_changes_nothing(context, place, plain):
@@ -104,6 +105,7 @@ def test_the_places_of_the_papers(backbone, place, names):
         assert block.conv.rates == (1, 4, 8, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [*DETECTOR_CONTEXTS, "deformable"])
 def test_every_context_learns(context):
     torch.manual_seed(0)

@@ -193,6 +193,7 @@ def test_state_dict_and_copies():
     assert torch.equal(other(image)["out"], want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", BLOCKS)
 def test_compile_without_breaks(context):
     torch._dynamo.reset()
@@ -207,6 +208,7 @@ def test_compile_without_breaks(context):
     torch.testing.assert_close(results[1], results[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", BLOCKS)
 def test_export(context):
     model = small(context).eval()

@@ -62,6 +62,7 @@ def test_opcheck(value, bias, own, backend):
     torch.library.opcheck(torch.ops.dyngraph.attention.default, arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("needed", [True, False])
@@ -107,6 +108,7 @@ def test_gradients(num_axes, own, backend):
     assert torch.autograd.gradcheck(outputs, inputs[:5], fast_mode=backend == "triton")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "num_axes", "own"),
     [("torch", 2, False), ("torch", 2, True), ("triton", 1, True)],
@@ -263,6 +265,7 @@ def outputs_and_gradients(case, shared, dtype, backend):
     return [out, alpha, *torch.autograd.grad(loss, inputs)]
 
 
+@pytest.mark.slow
 @given(special_cases(), st.booleans(), st.sampled_from([torch.float32, *HALF]))
 def test_any_positions_equal_the_torch_backend(case, shared, dtype):
     got = outputs_and_gradients(case, shared, dtype, "triton")

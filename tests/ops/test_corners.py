@@ -75,6 +75,7 @@ def test_chunks_give_the_same(monkeypatch, padding_mode):
     assert all(torch.equal(a, b) for a, b in zip(whole, chunked, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_gradients(num_axes, padding_mode):

@@ -227,6 +227,7 @@ def test_transforms_are_seen_and_nothing_else():
     assert not transforms_active()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["interpolate", "sampled_score"])
 def test_a_compiled_jvp(operator):
     near, inputs = make(operator)

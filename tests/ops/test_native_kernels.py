@@ -121,6 +121,7 @@ def test_unknown_variant():
         library.library("mmx")
 
 
+@pytest.mark.slow
 def test_it_can_be_turned_off():
     code = (
         "import torch; from dyngraph.ops import explain_backend; "

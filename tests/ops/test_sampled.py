@@ -275,6 +275,7 @@ def test_one_sample_has_all_the_attention(backend):
     torch.testing.assert_close(out, reference.interpolate(x, near).squeeze(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_more_samples_than_nodes(backend):
     """The corners of a node outnumber the nodes of all maps together."""
@@ -364,6 +365,7 @@ def test_backends_agree_in_float32(function, case):
     assert_equal_to_torch(function, "pyg", case)
 
 
+@pytest.mark.slow
 # Fewer where Triton's interpreter takes seconds for each.
 @pytest.mark.parametrize("backend", ["triton"])
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -124,6 +124,7 @@ def run_without_interpreter(code):
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there Triton runs as it is")
 def test_tensors_on_a_cpu_are_refused():
     out = run_without_interpreter(
@@ -141,6 +142,7 @@ def test_tensors_on_a_cpu_are_refused():
     assert out == "backend 'triton': expected tensors on CUDA, got them on cpu\n"
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_a_gpu():
     """To machine code of compute capability 9.0, without a GPU."""
     out = run_without_interpreter(

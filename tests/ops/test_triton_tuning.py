@@ -50,6 +50,7 @@ def outputs_and_gradients(num_samples):
     return [out, score, total, *torch.autograd.grad(loss, (query, key, value, pos))]
 
 
+@pytest.mark.slow
 def test_tuned_calls_equal_untuned_ones(clock, monkeypatch):
     tuned = outputs_and_gradients(3)
     assert clock.runs > 0
@@ -77,6 +78,7 @@ def test_what_a_kernel_adds_to_is_left_as_it_was(clock):
     assert out.tolist() == [[16.0] * 4, [10.0] * 4]
 
 
+@pytest.mark.slow
 def test_each_kind_of_call_is_measured_once(clock):
     outputs_and_gradients(3)
     once = clock.runs

@@ -31,7 +31,7 @@ ALL = sorted(
 )
 CHOSEN = ALL if os.environ.get("ALL_RECIPES") else SAMPLE
 # About loaders without workers, logs of few steps and callbacks that watch nothing.
-pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:::lightning")]
 
 
 @pytest.fixture(scope="session")

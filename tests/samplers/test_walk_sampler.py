@@ -104,6 +104,7 @@ def test_double_features_give_double_positions():
     assert not torch.equal(near.pos, single.pos.double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_axes", [1, 2, 3])
 def test_positions_have_gradients(num_axes):
     grid = Grid([[2] * num_axes, [1] * num_axes])

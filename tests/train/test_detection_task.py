@@ -82,6 +82,7 @@ def test_validation_is_the_judge_of_all_detections(coco):
     assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_two_processes_are_judged_as_one(coco, tmp_path):
     script = str(Path(__file__).with_name("validate_oracle.py"))
     for name, launcher in (("one", []), ("two", TWO)):
@@ -109,6 +110,7 @@ def test_the_schedule():
     assert [schedule(step) for step in (0, 1, 10**6)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(coco, tmp_path):
     data = make_data(coco)
     whole = run(data, tmp_path / "whole", 4)
@@ -122,6 +124,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(coco, tmp_path):
         assert torch.equal(weight, second["state_dict"][name]), name
 
 
+@pytest.mark.slow
 def test_losses_and_pictures_are_logged(coco, tmp_path):
     data = make_data(coco)
     scores = run(data, tmp_path, 2, callbacks=[LogDetections(data.val)], log_every_n_steps=1)

@@ -467,6 +467,7 @@ def finish(process):
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(scenes, tmp_path):
     whole = start(scenes, tmp_path / "whole")
     killed = start(scenes, tmp_path / "parts")

@@ -13,6 +13,8 @@ import torch
 from dyngraph.data import generate_scenes
 from dyngraph.train.folder_lock import lock_folder
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("train_small.py")
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 

@@ -37,6 +37,7 @@ def test_a_figure_for_the_layer_of_the_model(context, names):
         assert pixels_of(figure) == panels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("context", "names"), [(None, []), ("bottleneck_repgraph", ["nodes"]), ("dgmn", ["rates"])]
 )

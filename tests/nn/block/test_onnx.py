@@ -10,6 +10,8 @@ from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, NonLocalBlock, RepGr
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+pytestmark = pytest.mark.slow
+
 
 def run_onnx(module, example, path, **kwargs):
     """A function that runs the exported module."""

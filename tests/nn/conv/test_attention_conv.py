@@ -356,6 +356,7 @@ def test_half_layers(layer):
     torch.testing.assert_close(out.float(), want, atol=4 * 2**-7, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("graph", ["grid", "edges"])
 def test_compile(layer, graph):

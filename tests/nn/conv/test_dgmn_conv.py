@@ -241,6 +241,7 @@ def assert_gradients(conv, grid, **kwargs):
     assert torch.autograd.gradcheck(outputs, (x, *parameters), **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(kind, fusion):
@@ -257,6 +258,7 @@ def test_gradcheck_of_a_random_direction(kind, fusion, num_axes):
     assert_gradients(conv, Grid(sizes), fast_mode=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_gradcheck_through_two_steps(fusion):
     kwargs = {"num_axes": 1, "fusion": fusion, "num_steps": 2, "activation": nn.Tanh()}
@@ -394,6 +396,7 @@ def test_half_layers():
     torch.testing.assert_close(out.float(), want, atol=8 * 2**-7, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_compile(fusion):
     torch._dynamo.reset()
@@ -412,6 +415,7 @@ def test_compile(fusion):
         torch.testing.assert_close(results[1], results[0], atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_compile_with_fused_kernels():
     torch._dynamo.reset()
     conv = make(rates=(2,))

@@ -179,6 +179,7 @@ def test_the_sampler_walks_if_asked():
 # --- derivatives --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_axes", [1, 2])

@@ -515,6 +515,7 @@ def test_sequential_models_pass_weights_and_samples(name):
     assert torch.equal(model(x, index, weight, sample), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLED)
 def test_compile(name):
     torch._dynamo.reset()
