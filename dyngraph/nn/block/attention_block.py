@@ -57,5 +57,5 @@ class AttentionBlock(FeatureMapBlock):
     def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
         attended = grid.unflatten_runs(self.conv(grid.flatten(maps), grid))[0]
         y = project_maps(attended.flatten(2), self.lin_out.weight, self.lin_out.bias)
-        out: Tensor = self.fusion(maps.flatten(2), y)
-        return out.unflatten(2, maps.shape[2:])
+        out: Tensor = self.fusion(maps.flatten(2), y).unflatten(2, maps.shape[2:])
+        return out

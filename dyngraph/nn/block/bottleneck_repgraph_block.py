@@ -112,7 +112,8 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
         x = maps.flatten(2)
         reduced = self._reduce(x).unflatten(2, maps.shape[2:])
         sampled = grid.unflatten_runs(self.conv(grid.flatten(reduced), grid))[0]
-        return self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
+        out: Tensor = self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
+        return out
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
         return self._expand(x, self.conv(self._reduce(x), grid))
