@@ -10,11 +10,12 @@ with the arguments of one of the three functions below. It is found where the mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from inspect import signature
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -61,6 +62,56 @@ def restore(model: nn.Module) -> int:
         The number of layers that it changed.
     """
     return restore_modules(model, accelerated)
+
+
+class Place(NamedTuple):
+    r"""Where a module keeps the function that takes the samples."""
+
+    base: Any
+    """The module's class, as its library has it."""
+    name: str
+    """``"forward"``, an attribute of the module, or a global name in its forward."""
+    ours: Callable[..., Tensor]
+    """The function below with the same arguments."""
+
+
+@contextmanager
+def watched(
+    model: nn.Module, on_call: Callable[[nn.Module, dict[str, Any]], None]
+) -> Iterator[None]:
+    r"""Tells what the modules sample that :func:`accelerate` finds, accelerated or not.
+
+    Meanwhile they sample by our operator.
+
+    Args:
+        model: The model.
+        on_call: Gets the module and the arguments of its function by name: ``value``,
+            ``value_spatial_shapes``, ``sampling_locations``, ``attention_weights``, …
+    """
+    own: dict[nn.Module, type[nn.Module]] = {}
+    try:
+        for module in model.modules():
+            if (place := _place(module)) is not None:
+                own[module] = type(module)
+                told = _told(module, place.ours, on_call)
+                attribute, value = _replacement(place.base, place.name, told)
+                module.__class__ = type(place.base.__name__, (place.base,), {attribute: value})
+        yield
+    finally:
+        for module, before in own.items():
+            module.__class__ = before
+
+
+def _told(
+    module: nn.Module,
+    ours: Callable[..., Tensor],
+    on_call: Callable[[nn.Module, dict[str, Any]], None],
+) -> Callable[..., Tensor]:
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        on_call(module, signature(ours).bind(*args, **kwargs).arguments)
+        return ours(*args, **kwargs)
+
+    return function
 
 
 def _layer(
@@ -116,32 +167,43 @@ _OURS = {_arguments(ours): ours for ours in (_layer, _function, _function_of_poi
 
 def _find(module: nn.Module) -> type[Accelerated] | None:
     """The faster subclass of a module's class, if there is one."""
+    place = _place(module)
+    return None if place is None else accelerated(*place)
+
+
+def _place(module: nn.Module) -> Place | None:
+    """Where the module keeps its function, if it has one."""
     base: Any = type(module)  # mypy finds no hash in types of modules
+    if issubclass(base, Accelerated) and base.made_by is accelerated:
+        return Place(*base.arguments)
     if not isinstance(base.forward, FunctionType):
         return None
     if ours := _OURS.get(_arguments(base.forward)[1:]):  # without self
-        return accelerated(base, "forward", ours)
+        return Place(base, "forward", ours)
     # How D-FINE and RT-DETRv2 call the nearest pixel, each in an attribute of its own.
     if "discrete" in [value for value in vars(module).values() if isinstance(value, str)]:
         return None
     called = {name: base.forward.__globals__.get(name) for name in base.forward.__code__.co_names}
     for name, function in [*vars(module).items(), *called.items()]:
         if isinstance(function, FunctionType) and (ours := _OURS.get(_arguments(function))):
-            return accelerated(base, name, ours)
+            return Place(base, name, ours)
     return None
 
 
 @cache
 def accelerated(base: Any, name: str, ours: Callable[..., Tensor]) -> type[Accelerated]:
     r"""The subclass of a module's class that has our function in the place of the named one."""
+    return subclass(base, *_replacement(base, name, ours), accelerated, (base, name, ours))
+
+
+def _replacement(base: Any, name: str, function: Callable[..., Tensor]) -> tuple[str, Any]:
+    """The attribute of a subclass, and its value, that put a function in the place of another."""
     if name == "forward":
-        replaced, value = name, _method(ours)
-    elif name in base.forward.__globals__:
-        replaced, value = "forward", _with_global(base.forward, name, ours)
-    else:
-        # A property goes before an attribute of the module itself.
-        replaced, value = name, property(lambda self: ours)
-    return subclass(base, replaced, value, accelerated, (base, name, ours))
+        return name, _method(function)
+    if name in base.forward.__globals__:
+        return "forward", _with_global(base.forward, name, function)
+    # A property goes before an attribute of the module itself.
+    return name, property(lambda self: function)
 
 
 def _method(function: Callable[..., Tensor]) -> Any:

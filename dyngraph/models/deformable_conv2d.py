@@ -42,11 +42,15 @@ class DeformableConv2d(nn.Conv2d):
         nn.init.zeros_(self.offset_mask.weight)
         nn.init.zeros_(cast(Tensor, self.offset_mask.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def offsets_and_masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Δ ``[B, 2 K, H', W']`` and m ``[B, K, H', W']``."""
         offset, mask = self.offset_mask(x).split([2 * self.num_taps, self.num_taps], dim=1)
+        return offset, 2 * mask.sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        offset, mask = self.offsets_and_masks(x)
         names = ("stride", "padding", "dilation")
         geometry: dict[str, Any] = {name: getattr(self, name) for name in names}
-        mask = 2 * mask.sigmoid()
         return deform_conv2d(x, offset, self.weight, self.bias, **geometry, mask=mask)
 
 

@@ -108,10 +108,29 @@ class MultiScaleDeformableAttention(nn.Module):
             value_spatial_shapes = value_spatial_shapes.tolist()
         shapes = [tuple(shape) for shape in value_spatial_shapes]
         self._check(query, reference_points, value, shapes, key_padding_mask)
-        batch_size, num_queries, _ = query.shape
         table = self.value_proj(value)
         if key_padding_mask is not None:
             table = table.masked_fill(key_padding_mask.unsqueeze(2), 0)
+        out = multi_scale_deformable_attention(
+            table.unflatten(2, (self.heads, -1)),
+            shapes,
+            *self.sample(query, reference_points, shapes),
+            backend=self.backend,
+        )
+        y: Tensor = self.output_proj(out)
+        return y
+
+    def sample(
+        self, query: Tensor, reference_points: Tensor, shapes: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        r"""Where queries look, ``[B, Q, heads, L, points, 2]`` (x, y), and how much, without the 2.
+
+        Args:
+            query: As in :meth:`forward`.
+            reference_points: Likewise.
+            shapes: The shapes of the maps.
+        """
+        batch_size, num_queries, _ = query.shape
         samples = (batch_size, num_queries, self.heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).view(*samples, 2)
         logits = self.attention_weights(query).view(*samples[:3], -1)
@@ -122,15 +141,7 @@ class MultiScaleDeformableAttention(nn.Module):
         else:
             sizes = offsets.new_tensor([shape[::-1] for shape in shapes])
             locations = points + offsets / sizes.unsqueeze(1)
-        out = multi_scale_deformable_attention(
-            table.unflatten(2, (self.heads, -1)),
-            shapes,
-            locations,
-            logits.softmax(dim=3).view(samples),
-            backend=self.backend,
-        )
-        y: Tensor = self.output_proj(out)
-        return y
+        return locations, logits.softmax(dim=3).view(samples)
 
     def _check(
         self,

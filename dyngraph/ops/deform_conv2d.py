@@ -65,11 +65,56 @@ def deform_conv2d(
         >>> torch.allclose(out, conv2d(x, weight, padding=1), atol=1e-5)
         True
     """
-    steps, starts, gaps = _pair(stride), _pair(padding), _pair(dilation)
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         if tensor.dim() != 4:
             raise ValueError(f"{name}: expected four axes, got shape {list(tensor.shape)}")
-    kernel = tuple(weight.shape[2:])
+    kernel = (weight.shape[2], weight.shape[3])
+    num_taps = math.prod(kernel)
+    pos = tap_positions(input, offset, kernel, stride, padding, dilation)
+    own, size = pos.shape[1], offset.shape[2:]
+    expected = [len(input), own * num_taps, *size]
+    if mask is not None and list(mask.shape) != expected:
+        raise ValueError(f"mask: expected shape {expected}, got {list(mask.shape)}")
+    if weight.shape[1] == 0 or input.shape[1] % weight.shape[1]:
+        raise ValueError(
+            f"weight: expected a divisor of {input.shape[1]} channels in its second axis, "
+            f"got {weight.shape[1]}"
+        )
+    groups = input.shape[1] // weight.shape[1]
+    # Where neither number of groups divides the other, smaller groups have their own copies.
+    copies = 1 if groups % own == 0 or own % groups == 0 else math.lcm(groups, own) // own
+
+    grid, receiver = Grid.of(input), Grid.of(offset)
+    by_sample = None if mask is None else receiver.flatten(mask).view(-1, own, num_taps)
+    if copies > 1:
+        pos = pos.repeat_interleave(copies, dim=1)
+        by_sample = None if by_sample is None else by_sample.repeat_interleave(copies, dim=1)
+    near = Neighborhood(grid, pos.squeeze(1) if own == 1 else pos, receiver=receiver)
+    y = sampled_convolution(
+        grid.flatten(input), weight.flatten(2), near, groups, weight=by_sample, backend=backend
+    )
+    out = receiver.unflatten(y if bias is None else y + bias)
+    assert isinstance(out, Tensor)  # all maps have one size
+    return out
+
+
+def tap_positions(
+    input: Tensor,
+    offset: Tensor,
+    kernel: tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+) -> Tensor:
+    r"""Where the taps of a deformable convolution are, in nodes of the input.
+
+    Returns:
+        ``[N, groups, K, 2]``, N being the nodes of ``offset``.
+
+    Raises:
+        ValueError: If ``offset`` does not fit.
+    """
+    steps, starts, gaps = _pair(stride), _pair(padding), _pair(dilation)
     num_taps = math.prod(kernel)
     size = [
         (length + 2 * start - gap * (taps - 1) - 1) // step + 1
@@ -85,36 +130,13 @@ def deform_conv2d(
             f"{2 * num_taps} groups, {size[0]}, {size[1]}], where groups divides "
             f"{input.shape[1]} channels, got {list(offset.shape)}"
         )
-    expected = [len(input), own * num_taps, *size]
-    if mask is not None and list(mask.shape) != expected:
-        raise ValueError(f"mask: expected shape {expected}, got {list(mask.shape)}")
-    if weight.shape[1] == 0 or input.shape[1] % weight.shape[1]:
-        raise ValueError(
-            f"weight: expected a divisor of {input.shape[1]} channels in its second axis, "
-            f"got {weight.shape[1]}"
-        )
-    groups = input.shape[1] // weight.shape[1]
-    # Where neither number of groups divides the other, smaller groups have their own copies.
-    copies = 1 if groups % own == 0 or own % groups == 0 else math.lcm(groups, own) // own
-
     dtype = accumulator(offset.dtype)
-    grid, receiver = Grid.of(input), Grid.of(offset)
+    receiver = Grid.of(offset)
     nodes = receiver.pos.to(dtype) * receiver.pos.new_tensor(steps, dtype=dtype)
     corner = nodes - nodes.new_tensor(starts)
     taps = Grid([kernel], device=offset.device).pos.to(dtype) * nodes.new_tensor(gaps)
     walk = receiver.flatten(offset).to(dtype).view(-1, own, num_taps, 2)
-    pos = corner.view(-1, 1, 1, 2) + taps + walk
-    by_sample = None if mask is None else receiver.flatten(mask).view(-1, own, num_taps)
-    if copies > 1:
-        pos = pos.repeat_interleave(copies, dim=1)
-        by_sample = None if by_sample is None else by_sample.repeat_interleave(copies, dim=1)
-    near = Neighborhood(grid, pos.squeeze(1) if own == 1 else pos, receiver=receiver)
-    y = sampled_convolution(
-        grid.flatten(input), weight.flatten(2), near, groups, weight=by_sample, backend=backend
-    )
-    out = receiver.unflatten(y if bias is None else y + bias)
-    assert isinstance(out, Tensor)  # all maps have one size
-    return out
+    return corner.view(-1, 1, 1, 2) + taps + walk
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
