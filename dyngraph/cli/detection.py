@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype
 from tqdm import tqdm
 
 from dyngraph.cli.run import Run, print_scores
@@ -53,6 +55,11 @@ class DetectionRun(Run[DetectionDataModule]):
 
     def pictures(self, data: DetectionDataModule) -> LogDetections:
         return LogDetections(data.val)
+
+    def image(
+        self, picture: Tensor, classes: Mapping[str, Any], device: torch.device
+    ) -> list[Tensor]:
+        return [to_dtype(picture, torch.float32, scale=True).to(device)]
 
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
         help_ = "smallest score of an object that is drawn"

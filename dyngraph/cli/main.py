@@ -70,6 +70,10 @@ def _main(given: Sequence[str]) -> None:
     config = COMMANDS[args.command](run).dump(args[args.command], skip_unset=False)
     # Named classes become instances; groups stay groups, because seeding comes first.
     instances = parser.instantiate(args)[args.command]
+    if args.command == "view" and instances.compare is not None:
+        given = ["view", "--checkpoint", instances.compare, *instances.images]
+        other = parser.parse_args(_with_checkpoint(given))
+        instances.other = parser.instantiate(other)[args.command]
     if instances.trainer.enable_progress_bar is None:
         instances.trainer.enable_progress_bar = sys.stdout.isatty()
     getattr(run, args.command)(instances, config)
@@ -104,6 +108,19 @@ def _predict_parser(run: Run) -> ArgumentParser:
     help_ = "stop at the first image that cannot be read, instead of skipping it"
     parser.add_argument("--strict", action="store_true", help=help_)
     run.add_predict_arguments(parser)
+    return parser
+
+
+def _view_parser(run: Run) -> ArgumentParser:
+    """Writes a page for each image, on which to look at what the network listens to."""
+    parser = _run_parser(run)
+    _add_checkpoint(parser)
+    help_ = "another checkpoint of fit, whose network is shown beside the first"
+    parser.add_argument("--compare", type=str | None, help=help_)
+    help_ = "smallest score of an object that is shown"
+    parser.add_argument("--threshold", type=float, default=0.5, help=help_)
+    parser.add_argument("--out", type=str, default="viewer", help="folder of the pages")
+    parser.add_argument("images", type=str, nargs="+", help="PNG or JPEG files")
     return parser
 
 
@@ -143,15 +160,15 @@ def _read_configs(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _with_checkpoint(arguments: list[str]) -> list[str]:
-    """The arguments of ``predict`` after the settings that its checkpoint was trained with."""
+    """The arguments of a command after the settings that its checkpoint was trained with."""
     path = ""
     for argument, following in pairwise([*arguments, ""]):
         option, equals, value = argument.partition("=")
         if option == "--checkpoint":
             path = value if equals else following
-    if arguments[:1] != ["predict"] or not path:
+    if arguments[:1] not in (["predict"], ["view"]) or not path:
         return arguments
-    return ["predict", f"--config={json.dumps(checkpoint_settings(path))}", *arguments[1:]]
+    return [arguments[0], f"--config={json.dumps(checkpoint_settings(path))}", *arguments[1:]]
 
 
 def _run(arguments: Sequence[str]) -> Run:
@@ -173,5 +190,6 @@ COMMANDS: dict[str, Callable[[Run], ArgumentParser]] = {
     "validate": _validate_parser,
     "test": _test_parser,
     "predict": _predict_parser,
+    "view": _view_parser,
 }
 """The parser of each command of a run. A command runs the method of that name."""

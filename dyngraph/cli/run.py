@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -14,13 +14,15 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
-from dyngraph.data.files import write_file
+from dyngraph.data.files import read_rgb, write_file
+from dyngraph.evaluate.image_folder import check_distinct
 from dyngraph.train import Interrupted, fit, load_weights, read_checkpoint
 from dyngraph.train.fit import CHECKPOINT
 from dyngraph.train.image_data_module import ImageDataModule
 from dyngraph.train.record import check_classes, read_record
+from dyngraph.viz import explore
 
 Data = TypeVar("Data", bound=ImageDataModule)
 
@@ -89,6 +91,14 @@ class Run(ABC, Generic[Data]):
     def predict(self, args: Namespace, config: str) -> None:
         r"""Writes predictions for a folder of images."""
 
+    @abstractmethod
+    def image(self, picture: Tensor, classes: Mapping[str, Any], device: torch.device) -> Any:
+        r"""A picture ``[3, H, W]``, uint8, as the network takes it, on its device."""
+
+    def label(self, data: Data, path: Path) -> Tensor | None:
+        r"""The true classes ``[H, W]`` of an image, if it is one of the data's."""
+        return None
+
     def fit(self, args: Namespace, config: str) -> None:
         data = self.data(args)
         classes = self.classes(data)
@@ -106,6 +116,32 @@ class Run(ABC, Generic[Data]):
         data = self.data(args)
         task = self.trained_task(args, data, self.known_classes(args, self.classes(data)))
         print_scores(_trainer(args).validate(task, data, verbose=False)[0])
+
+    def view(self, args: Namespace, config: str) -> None:
+        paths = [Path(image) for image in args.images]
+        pages = {path: Path(args.out, f"{path.stem}.html") for path in paths}
+        check_distinct({path: [page] for path, page in pages.items()})
+        data = self.data_class(**args.data, seed=args.seed)
+        classes = self.known_classes(args)
+        networks = {self.checkpoint(args): self.placed_task(args, data, classes)}
+        if args.compare is not None:
+            other = self.known_classes(args.other)
+            check_classes(self.checkpoint(args), classes, other)
+            networks[Path(args.compare)] = self.placed_task(args.other, data, other)
+        device = next(iter(networks.values())).device
+        for path, page in pages.items():
+            picture = read_rgb(path, data.max_pixels)
+            viewer = explore(
+                {_name(checkpoint, networks): task for checkpoint, task in networks.items()},
+                self.image(picture, classes, device),
+                picture=picture,
+                label=self.label(data, path),
+                class_names=classes["names"],
+                palette=torch.tensor(classes["palette"], dtype=torch.uint8),
+                threshold=args.threshold,
+                title=path.name,
+            )
+            print(viewer.save(page))
 
     def data(self, args: Namespace) -> Data:
         r"""The data, with the validation images loaded."""
@@ -158,6 +194,13 @@ class Run(ABC, Generic[Data]):
     def placed_task(self, args: Namespace, data: Data, classes: Mapping[str, Any]) -> Any:
         r"""The trained task, on the first of the trainer's devices."""
         return self.trained_task(args, data, classes).to(_trainer(args).strategy.root_device)
+
+
+def _name(checkpoint: Path, others: Collection[Path]) -> str:
+    """That of its folder, if no other has it."""
+    names = [other.resolve().parent.name for other in others]
+    name = checkpoint.resolve().parent.name
+    return name if names.count(name) == 1 else str(checkpoint)
 
 
 @rank_zero_only

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
 
 from dyngraph.cli.run import Run, print_scores
 from dyngraph.cli.unreadable_images import UnreadableImages
@@ -45,6 +46,22 @@ class SegmentationRun(Run[SegmentationDataModule]):
 
     def pictures(self, data: SegmentationDataModule) -> LogPictures:
         return LogPictures(data.val)
+
+    def image(self, picture: Tensor, classes: Mapping[str, Any], device: torch.device) -> Tensor:
+        return eval_transform(**classes["normalization"])(picture).unsqueeze(0).to(device)
+
+    def label(self, data: SegmentationDataModule, path: Path) -> Tensor | None:
+        dataset_class = DATASETS[data.dataset]
+        for split in dataset_class.splits:
+            try:
+                dataset = dataset_class(data.root, split, max_pixels=data.max_pixels)
+            except (FileNotFoundError, ValueError):
+                # This split is not here.
+                continue
+            paths = [image.resolve() for image in dataset.image_paths]
+            if path.resolve() in paths:
+                return dataset.load(paths.index(path.resolve()))[1]
+        return None
 
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
         help_ = "also write label ids, for Cityscapes' evaluation server"

@@ -1,4 +1,7 @@
-"""Pictures of what a network attends to. Needs Matplotlib: ``pip install 'dyngraph[train]'``."""
+"""Pictures of what a network attends to, and a page on which to explore it.
+
+Needs Matplotlib: ``pip install 'dyngraph[train]'``.
+"""
 
 try:
     import matplotlib  # noqa: F401
@@ -9,6 +12,7 @@ from dyngraph.viz.affinity import draw_affinities, nonlocal_affinities
 from dyngraph.viz.capture import capture_input
 from dyngraph.viz.curves import draw_curves
 from dyngraph.viz.detection import draw_detections
+from dyngraph.viz.explore import Viewer, explore
 from dyngraph.viz.listening import draw_detector_listening, draw_listening
 from dyngraph.viz.nodes import draw_nodes, representative_nodes
 from dyngraph.viz.panels import draw_panels
@@ -16,6 +20,7 @@ from dyngraph.viz.rates import draw_rates, dynamic_nodes
 from dyngraph.viz.segmentation import draw_segmentation
 
 __all__ = [
+    "Viewer",
     "capture_input",
     "draw_affinities",
     "draw_curves",
@@ -27,6 +32,7 @@ __all__ = [
     "draw_rates",
     "draw_segmentation",
     "dynamic_nodes",
+    "explore",
     "nonlocal_affinities",
     "representative_nodes",
 ]
