@@ -244,13 +244,12 @@ def _dgmn(name: str, conv: DGMNConv, call: Call) -> Iterator[RecordedLayer]:
         pairs = [
             message.predict(h[0], near) for message, near in zip(conv.messages, nears, strict=True)
         ]
-        weights = {"filters": torch.cat([w for w, _ in pairs], dim=2)}
-        affinities = [affinity for _, affinity in pairs if affinity is not None]
-        if affinities and not conv.messages[0].filters:
-            # Affinities alone have filters of 1.
-            weights = {}
-        if affinities:
+        weights = {}
+        if affinities := [affinity for _, affinity in pairs if affinity is not None]:
             weights["affinities"] = torch.cat(affinities, dim=2)
+        if not affinities or conv.messages[0].filters:
+            # Affinities alone have filters of 1.
+            weights["filters"] = torch.cat([w for w, _ in pairs], dim=2)
         sets = tuple(
             SampleSet(f"rate {rate}", near.num_samples)
             for rate, near in zip(conv.rates, nears, strict=True)

@@ -8,7 +8,7 @@
   const VIEWS = [
     ["samples", "Listens to", "What the node under the pointer samples"],
     ["listeners", "Who listens", "Which nodes sample the node under the pointer"],
-    ["density", "Everywhere", "How much all nodes together listen to each node"],
+    ["density", "Density", "How much all nodes together listen to each node"],
   ];
   const NOT_FINITE = -32768;
   const BINS = { first: -6, perDecade: 5, count: 35 };
@@ -207,6 +207,15 @@
       }
     }
     return found;
+  }
+
+  /** How much of the way from one point to another lies inside the image. */
+  function inside(from, to, lengths) {
+    const shares = lengths.map((length, a) => {
+      const way = to[a] - from[a];
+      return to[a] > length ? (length - from[a]) / way : to[a] < 0 ? from[a] / -way : 1;
+    });
+    return Math.max(0, Math.min(...shares));
   }
 
   function* corners(y, x, map) {
@@ -524,7 +533,7 @@
 
   // ---- Drawing
 
-  let waiting = false;
+  let waiting = true; // for the panels to be there
   function draw() {
     if (waiting) return;
     waiting = true;
@@ -541,7 +550,7 @@
     const box = { height: stage.clientHeight, width: stage.clientWidth };
     const [coverY, coverX] = [model.cover[0] * box.height, model.cover[1] * box.width];
     const node = nodeUnder(panel, shared.cursor);
-    const mean = Math.max(12, Math.min(26, Math.sqrt(box.height * box.width) * 0.035));
+    const mean = Math.max(14, Math.min(32, Math.sqrt(box.height * box.width) * 0.043));
     const full = layer.kinds[panel.kind].scale || 1;
     const state = { model: model.name, layer: packed.name, kind: panel.kind, group: panel.group,
       map: panel.map, node: node.index, row: node.row ?? null, column: node.column ?? null };
@@ -567,17 +576,21 @@
       for (const sample of found) {
         const colour = colourOf(panel, sample);
         const share = Math.min(1, Math.abs(sample.weight) / full);
-        const y = ((sample.y + 0.5) / sample.map[0]) * coverY, x = ((sample.x + 0.5) / sample.map[1]) * coverX;
+        const from = [at.y * coverY, at.x * coverX];
+        const to = [((sample.y + 0.5) / sample.map[0]) * coverY, ((sample.x + 0.5) / sample.map[1]) * coverX];
+        const seen = inside(from, to, [box.height, box.width]);
+        const [y, x] = to.map((end, a) => from[a] + seen * (end - from[a]));
         if (shared.read && share > 0) {
           for (const [r, c, part] of corners(sample.y, sample.x, sample.map)) {
             const [h, w] = [coverY / sample.map[0], coverX / sample.map[1]];
             reading.append(svg("rect", { class: "read", x: c * w, y: r * h, width: w, height: h, fill: colour,
-              "fill-opacity": 0.75 * part * Math.sqrt(share), "data-row": r, "data-column": c, "data-part": part }));
+              stroke: colour, opacity: part * Math.sqrt(share), "fill-opacity": 0.7, "data-row": r, "data-column": c, "data-part": part }));
           }
         }
-        threads.append(svg("line", { class: "thread", x1: at.x * coverX, y1: at.y * coverY, x2: x, y2: y,
-          stroke: colour, "stroke-opacity": 0.15 + 0.75 * Math.sqrt(share) }));
-        const dot = svg("circle", { class: sample.weight < 0 ? "dot hollow" : "dot", cx: x, cy: y,
+        threads.append(svg("line", { class: "thread", x1: from[1], y1: from[0], x2: x, y2: y,
+          stroke: colour, "stroke-opacity": 0.25 + 0.75 * Math.sqrt(share) }));
+        const looks = `dot${sample.weight < 0 ? " hollow" : ""}${seen < 1 ? " outside" : ""}`;
+        const dot = svg("circle", { class: looks, cx: x, cy: y,
           r: Math.max(2, mean * Math.sqrt(share)), fill: colour, "data-node": at.index, "data-head": sample.head,
           "data-sample": sample.sample, "data-weight": sample.weight });
         if (sample.weight < 0) dot.style.stroke = colour;
@@ -599,7 +612,7 @@
     } else if (shared.view === "listeners") {
       const heat = listeners(panel, shared.cursor.y / model.cover[0], shared.cursor.x / model.cover[1]);
       const most = heat.reduce((a, b) => Math.max(a, b), 0);
-      scale = [number(most), "of a node's listening"];
+      scale = [number(most), `of a node's ${panel.kind}`];
       state.listeners = [...heat];
       if (packed.maps.length) {
         const [h, w] = packed.stored[panel.map];
@@ -688,7 +701,7 @@
         const picture = svg("svg", { width: 2 * r + 2, height: 2 * r + 2, "aria-hidden": "true" }, circle);
         parts.push(el("span", { class: "sizes" }, picture, number(full * share)));
       }
-      parts.push(el("span", { class: "sizes" }, `dots: area is ${panel.kind === "filters" || panel.kind === "products" ? "the size of the weight, hollow if negative" : "the weight"}`));
+      parts.push(el("span", { class: "sizes" }, `dots: area is ${panel.kind === "filters" || panel.kind === "products" ? "the size of the weight, hollow if negative" : "the weight"}, dashed at the border if outside`));
     }
     panel.under.replaceChildren(...parts);
   }
@@ -742,7 +755,7 @@
     const parts = [];
     if (panel.model.segmentation) {
       state.scores = scoresAt(panel, pixel);
-      const rows = state.scores.slice(0, 5).map(([c, score]) => el("tr", {},
+      const rows = state.scores.filter(([, score], i) => i === 0 || (i < 5 && score >= 0.005)).map(([c, score]) => el("tr", {},
         el("td", { class: "wrap" }, swatch(classColour(c), true), className(c)),
         el("td", {}, amount(score, 1, score.toFixed(2)))));
       parts.push(el("table", {}, el("tbody", {}, ...rows)));
@@ -855,5 +868,6 @@
   for (const [number, model] of page.models.entries()) panels.push(await makePanel(model, number));
   main.classList.toggle("only", panels.length === 1);
   main.replaceChildren(...panels.map((panel) => panel.root));
+  waiting = false;
   draw();
 })();
