@@ -5,7 +5,8 @@ a wall. A network whose receptive field is 47 pixels wide can only guess the lat
 
     python examples/demo.py
 
-Prints a table and writes pictures to ``runs/demo``. Models already trained there are not trained
+Prints a table, and writes pictures and a page on which to look at what the models listen to, to
+``runs/demo``. Models already trained there are not trained
 again, and an interrupted one is resumed.
 """
 
@@ -23,7 +24,9 @@ import torch
 from torch import nn
 
 from dyngraph.data import (
+    CLASS_NAMES,
     OBJECT_CLASSES,
+    PALETTE,
     CityscapesSegmentation,
     denormalize,
     eval_transform,
@@ -45,6 +48,7 @@ from dyngraph.viz import (
     draw_rates,
     draw_segmentation,
     dynamic_nodes,
+    explore,
     nonlocal_affinities,
     representative_nodes,
 )
@@ -146,6 +150,22 @@ def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]
     return paths
 
 
+def view(models: dict[str, nn.Module], scenes: Path, folder: Path) -> Path:
+    """Writes a page of what three of the models listen to on a validation image."""
+    data = CityscapesSegmentation(scenes, "val", transform=eval_transform())
+    image, label = data[0]
+    shown = {name: models[name] for name in ("Non-local", "RepGraph", "DGMN")}
+    viewer = explore(
+        shown,
+        image.unsqueeze(0),
+        label=label,
+        class_names=CLASS_NAMES,
+        palette=PALETTE,
+        title=data.image_paths[0].name,
+    )
+    return viewer.save(folder / "viewer.html")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -165,6 +185,9 @@ def main() -> None:
         models[name], rows[name] = train(name, scenes, folder, args.steps, args.seed)
     print_table(rows)
     print("\nPictures:", *draw(models, scenes, args.out), sep="\n  ")
+    print(
+        "\nWhat they listen to, to open in a browser:", view(models, scenes, args.out), sep="\n  "
+    )
 
 
 if __name__ == "__main__":

@@ -35,8 +35,9 @@ class BriefFormatter(GroupFormatter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "max_help_position": _OPTIONS_COLUMN})
 
-    def _format_usage(self, *args: Any, **kwargs: Any) -> str:
-        return f"usage: {self._prog} [--config FILE] [--ARGUMENT VALUE ...]\n\n"
+    def _format_usage(self, usage: Any, actions: Any, *args: Any, **kwargs: Any) -> str:
+        given = "".join(f" {a.metavar} ..." for a in actions if not a.option_strings)
+        return f"usage: {self._prog} [--config FILE] [--ARGUMENT VALUE ...]{given}\n\n"
 
     def add_argument(self, action: argparse.Action) -> None:
         group, _, name = action.dest.partition(".")
@@ -44,6 +45,8 @@ class BriefFormatter(GroupFormatter):
             super().add_argument(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
         return action.option_strings[-1 if "-h" in action.option_strings else 0]
 
     def _get_help_string(self, action: argparse.Action) -> str:

@@ -120,7 +120,8 @@ def _view_parser(run: Run) -> ArgumentParser:
     help_ = "smallest score of an object that is shown"
     parser.add_argument("--threshold", type=float, default=0.5, help=help_)
     parser.add_argument("--out", type=str, default="viewer", help="folder of the pages")
-    parser.add_argument("images", type=str, nargs="+", help="PNG or JPEG files")
+    help_ = "PNG or JPEG files"
+    parser.add_argument("images", type=str, nargs="+", metavar="IMAGE", help=help_)
     return parser
 
 

@@ -225,7 +225,7 @@ def _of_one_image(grid: Grid, maps: int) -> tuple[Shape, ...]:
 
 def _sets_of_levels(counts: Any, senders: tuple[Shape, ...]) -> tuple[SampleSet, ...]:
     return tuple(
-        SampleSet(f"map {height} × {width}", count, level)  # noqa: RUF001
+        SampleSet(f"{height} × {width}", count, level)  # noqa: RUF001
         for level, (count, (height, width)) in enumerate(zip(counts, senders, strict=True))
     )
 

@@ -30,7 +30,7 @@ def arguments_of(*functions):
 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "view"])
 def test_the_other_commands_are_as_brief(command, task, capsys):
     lines = shown([command, f"--task={task}", "--help"], capsys).splitlines()
     # And their own arguments.

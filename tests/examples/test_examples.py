@@ -55,6 +55,8 @@ def test_the_demo(tmp_path):
     assert table[:7] == table[7:]
     pictures = {path.suffix for path in tmp_path.iterdir() if path.is_file()}
     assert ".png" in pictures
+    assert result.stdout.splitlines()[-1] == f"  {tmp_path / 'viewer.html'}"
+    assert (tmp_path / "viewer.html").stat().st_size > 100_000
 
 
 @pytest.mark.slow

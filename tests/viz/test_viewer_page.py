@@ -122,7 +122,7 @@ def make_model(context="repgraph"):
             nn.init.uniform_(module.offset.bias, -4, 4)
     for name, parameter in model.named_parameters():
         if name.startswith("classifier.1.conv.lin_"):
-            nn.init.normal_(parameter, std=0.7)
+            nn.init.normal_(parameter, std=2.0)
     return model
 
 

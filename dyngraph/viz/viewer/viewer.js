@@ -408,7 +408,9 @@
         return el("button", { type: "button", "aria-pressed": panel.sets.has(i), onclick: toggle },
           swatch(COLOURS[i % COLOURS.length]), set.name);
       });
-      parts.push(el("div", { class: "choice", role: "group", "aria-label": "samples" }, ...buttons));
+      const word = packed.senders.length > 1 ? "on maps" : "samples";
+      parts.push(el("div", { class: "choice", role: "group", "aria-label": word },
+        el("span", { "aria-hidden": "true" }, word), ...buttons));
     }
     if (packed.maps.length > 1) {
       const options = packed.maps.map((map, m) => [m, size(map)]);
@@ -584,7 +586,7 @@
           for (const [r, c, part] of corners(sample.y, sample.x, sample.map)) {
             const [h, w] = [coverY / sample.map[0], coverX / sample.map[1]];
             reading.append(svg("rect", { class: "read", x: c * w, y: r * h, width: w, height: h, fill: colour,
-              stroke: colour, opacity: part * Math.sqrt(share), "fill-opacity": 0.7, "data-row": r, "data-column": c, "data-part": part }));
+              stroke: colour, opacity: part * Math.sqrt(share), "fill-opacity": 0.5, "data-row": r, "data-column": c, "data-part": part }));
           }
         }
         threads.append(svg("line", { class: "thread", x1: from[1], y1: from[0], x2: x, y2: y,
@@ -727,7 +729,7 @@
     const rows = found.slice(0, MOST_ROWS).map((s) => {
       const from = [packed.sets.length > 1 ? packed.sets[s.set].name : null, layer.heads > 1 ? `head ${s.head + 1}` : null];
       return el("tr", {},
-        el("td", {}, swatch(colourOf(panel, s)), several ? from.filter(Boolean).join(", ") : String(s.sample + 1)),
+        el("td", { class: "wrap" }, swatch(colourOf(panel, s)), several ? from.filter(Boolean).join(", ") : String(s.sample + 1)),
         el("td", {}, `${s.y.toFixed(1)}, ${s.x.toFixed(1)}`),
         el("td", {}, amount(Math.abs(s.weight), most, number(s.weight))));
     });
