@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import lightning
 import torch
@@ -21,15 +23,28 @@ from dyngraph.viz import (
     draw_listening,
     draw_panels,
     draw_segmentation,
+    explore,
 )
+from dyngraph.viz.explore import NoLayersError
+from dyngraph.viz.page import Viewer
+
+_NUM_PAGES = 3
 
 
 class LogFigures(lightning.Callback, ABC):
-    r"""After each validation, logs figures for TensorBoard."""
+    r"""After each validation, logs figures for TensorBoard; at the end, writes viewers.
+
+    These are pages on which to look at what the network listens to, ``viewer/….html`` in the folder
+    of the run.
+    """
 
     @abstractmethod
     def figures(self, task: lightning.LightningModule) -> Iterator[tuple[str, Figure]]:
         r"""The figures by name."""
+
+    @abstractmethod
+    def viewers(self, task: lightning.LightningModule) -> Iterator[tuple[str, Viewer]]:
+        r"""The viewers of some images by name."""
 
     @rank_zero_only
     def on_validation_end(
@@ -40,12 +55,18 @@ class LogFigures(lightning.Callback, ABC):
                 for name, figure in self.figures(task):
                     logger.experiment.add_figure(name, figure, trainer.global_step, close=False)
 
+    @rank_zero_only
+    def on_fit_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        with suppress(NoLayersError):
+            for name, viewer in self.viewers(task):
+                viewer.save(Path(trainer.default_root_dir, "viewer", f"{name}.html"))
+
 
 class LogPictures(LogFigures):
     r"""After each validation, logs the first validation image for TensorBoard.
 
     It comes with its labels, the prediction, and the nodes that three of its pixels listen to, or
-    one pixel at all rates of DGMN.
+    one pixel at all rates of DGMN. At the end, the first three images get viewers.
 
     Args:
         dataset: The validation images, normalised.
@@ -65,12 +86,26 @@ class LogPictures(LogFigures):
         pixels = [(height * 3 // 4, width * part // 4) for part in (1, 2, 3)]
         yield from draw_listening(task, images, picture, pixels)
 
+    def viewers(self, task: lightning.LightningModule) -> Iterator[tuple[str, Viewer]]:
+        for index in range(min(_NUM_PAGES, len(self.dataset))):
+            image, label = self.dataset[index]
+            path = self.dataset.image_paths[index]
+            viewer = explore(
+                {"network": task},
+                image.unsqueeze(0).to(task.device),
+                label=label,
+                class_names=self.dataset.class_names,
+                palette=self.dataset.palette,
+                title=path.name,
+            )
+            yield path.stem, viewer
+
 
 class LogDetections(LogFigures):
     r"""After each validation, logs the first validation image with objects for TensorBoard.
 
     It comes with its objects, the detections, and the nodes that the middles of the first nine
-    objects listen to.
+    objects listen to. At the end, the first three images get viewers.
 
     Args:
         dataset: The validation images, in 0..1.
@@ -93,3 +128,16 @@ class LogDetections(LogFigures):
         }
         yield "detections", draw_panels(pictures)
         yield from draw_detector_listening(task.model, images[0], target["boxes"])
+
+    def viewers(self, task: lightning.LightningModule) -> Iterator[tuple[str, Viewer]]:
+        for index in range(min(_NUM_PAGES, len(self.dataset))):
+            image, target = self.dataset[index]
+            number = int(target["image_id"])
+            viewer = explore(
+                {"network": task},
+                [image.to(task.device)],
+                class_names=self.dataset.class_names,
+                palette=self.dataset.palette,
+                title=f"image {number}",
+            )
+            yield f"{number:012d}", viewer

@@ -32,6 +32,10 @@ MOST_BYTES = 8_000_000
 Models = nn.Module | Sequence[nn.Module] | Mapping[str, nn.Module]
 
 
+class NoLayersError(ValueError):
+    r"""That no layer of a model listens to samples."""
+
+
 def explore(
     model: Models,
     image: Any,
@@ -190,7 +194,7 @@ def _check_layers(models: Mapping[str, nn.Module], recordings: Mapping[str, Reco
     left_out = [
         f"; {k} is left out: {v}" for r in recordings.values() for k, v in r.left_out.items()
     ]
-    raise ValueError(
+    raise NoLayersError(
         f"model: expected one with a layer that listens to samples, got {kinds}{''.join(left_out)}"
     )
 

@@ -28,6 +28,8 @@ def test_train_score_and_predict(coco, tmp_path, capsys, pictures):
     run += ["--network.context=bottleneck_repgraph", "--trainer.limit_val_batches=1.0"]
     main(["fit", *run])
     assert pictures(tmp_path / "run") == {"detections", "nodes"}
+    pages = sorted(path.stem for path in (tmp_path / "run/viewer").iterdir())
+    assert pages == sorted(path.stem for path in (coco / "val2017").iterdir())[:3]
     fitted = capsys.readouterr().out
     config = f"--config={tmp_path / 'run/config.yaml'}"
     assert read_config(tmp_path / "run/config.yaml")["task"] == "detection"

@@ -52,6 +52,8 @@ def test_train_score_and_predict(data, tmp_path, capsys, pictures):
     run += [f"--trainer.folder={tmp_path / 'run'}"]
     main(["fit", *run])
     assert pictures(tmp_path / "run") == {"segmentation", "nodes"}
+    pages = sorted(path.stem for path in (tmp_path / "run/viewer").iterdir())
+    assert pages == sorted(path.stem for path in (data / "folder/images/val").iterdir())
     fitted = capsys.readouterr().out
     config = f"--config={tmp_path / 'run/config.yaml'}"
     main(["validate", config])

@@ -8,11 +8,13 @@ import dyngraph
 from dyngraph import nn, ops, samplers
 from dyngraph.integrations import torchvision, transformers
 from dyngraph.nn.conv import AttentionConv, DynamicMessage
+from dyngraph.viz import explore
 
 PUBLIC = [
     *(getattr(part, name) for part in (dyngraph, nn, ops, samplers) for name in part.__all__),
     AttentionConv,
     DynamicMessage,
+    explore,
     torchvision.accelerate,
     transformers.accelerate,
 ]

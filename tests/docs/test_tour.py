@@ -22,7 +22,9 @@ def python_blocks(path):
     return blocks
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tour.md", "docs/integrations.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/tour.md", "docs/integrations.md", "docs/viewer.md"]
+)
 def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(ROOT / page)

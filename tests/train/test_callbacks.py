@@ -51,6 +51,8 @@ def test_pictures_for_tensorboard(tmp_path, context, names):
         (picture, *_) = events.Images(name)
         assert picture.step == 2
         assert picture.width > 100
+    pages = [*(tmp_path / "run").glob("viewer/*.html")]
+    assert len(pages) == (0 if context is None else 1)
 
 
 def test_pictures_change_nothing(tmp_path):

@@ -129,16 +129,17 @@
     } else {
       packed.places.forEach((place, i) => { (i % 2 ? layer.x : layer.y)[i >> 1] = place; });
     }
-    /** The sample k of head h of a node, in nodes of its map, or null if that is nowhere. */
-    layer.sample = (h, k, n) => {
-      const plane = ((h * count + k) * 2) * nodes + n;
-      const [dy, dx] = [offsets[plane], offsets[plane + nodes]];
-      if (dy === NOT_FINITE || dx === NOT_FINITE) return null;
-      const map = packed.senders[packed.sets[setOf[k]].level];
-      return [
-        layer.y[n] * map[0] - 0.5 + dy * packed.pos.step,
-        layer.x[n] * map[1] - 0.5 + dx * packed.pos.step,
-      ];
+    layer.mapOf = setOf.map((set) => packed.senders[packed.sets[set].level]);
+    /** Calls visit(n, y, x) for the sample k of head h of some nodes, in nodes of its map. */
+    layer.each = (h, k, visit, from = 0, to = nodes) => {
+      const [rows, columns] = layer.mapOf[k];
+      const { step } = packed.pos;
+      const plane = (h * count + k) * 2 * nodes;
+      for (let n = from; n < to; n++) {
+        const dy = offsets[plane + n], dx = offsets[plane + nodes + n];
+        if (dy === NOT_FINITE || dx === NOT_FINITE) continue;
+        visit(n, layer.y[n] * rows - 0.5 + dy * step, layer.x[n] * columns - 0.5 + dx * step);
+      }
     };
     return layer;
   }
@@ -199,11 +200,9 @@
     const found = [];
     for (const h of heads) {
       for (const k of samples) {
-        const place = layer.sample(h, k, n);
-        if (!place) continue;
-        const set = layer.setOf[k];
-        const map = layer.packed.senders[layer.packed.sets[set].level];
-        found.push({ head: h, sample: k, set, map, y: place[0], x: place[1], weight: weight(h, k, n) });
+        layer.each(h, k, (_, y, x) => {
+          found.push({ head: h, sample: k, set: layer.setOf[k], map: layer.mapOf[k], y, x, weight: weight(h, k, n) });
+        }, n, n + 1);
       }
     }
     return found;
@@ -234,14 +233,12 @@
     const heat = new Float32Array(layer.nodes);
     for (const h of heads) {
       for (const k of samples) {
-        const map = layer.packed.senders[layer.packed.sets[layer.setOf[k]].level];
-        const [r, c] = [Math.min(map[0] - 1, Math.floor(y * map[0])), Math.min(map[1] - 1, Math.floor(x * map[1]))];
-        for (let n = 0; n < layer.nodes; n++) {
-          const place = layer.sample(h, k, n);
-          if (!place) continue;
-          const [dy, dx] = [Math.abs(place[0] - r), Math.abs(place[1] - c)];
+        const map = layer.mapOf[k];
+        const [r, c] = [y, x].map((f, a) => Math.min(map[a] - 1, Math.floor(f * map[a])));
+        layer.each(h, k, (n, sampleY, sampleX) => {
+          const dy = Math.abs(sampleY - r), dx = Math.abs(sampleX - c);
           if (dy < 1 && dx < 1) heat[n] += (1 - dy) * (1 - dx) * Math.abs(weight(h, k, n));
-        }
+        });
       }
     }
     return heat;
@@ -254,16 +251,14 @@
     const maps = new Map();
     for (const k of samples) {
       const { level } = layer.packed.sets[layer.setOf[k]];
-      const map = layer.packed.senders[level];
+      const map = layer.mapOf[k];
       if (!maps.has(level)) maps.set(level, { map, heat: new Float32Array(map[0] * map[1]) });
       const { heat } = maps.get(level);
       for (const h of heads) {
-        for (let n = 0; n < layer.nodes; n++) {
-          const place = layer.sample(h, k, n);
-          if (!place) continue;
+        layer.each(h, k, (n, y, x) => {
           const w = Math.abs(weight(h, k, n));
-          for (const [r, c, share] of corners(place[0], place[1], map)) heat[r * map[1] + c] += share * w;
-        }
+          for (const [r, c, share] of corners(y, x, map)) heat[r * map[1] + c] += share * w;
+        });
       }
     }
     const levels = [...maps.values()];
@@ -735,7 +730,7 @@
     });
     const header = el("tr", {}, el("th", {}, "sample"), el("th", {}, "row, column"), el("th", {}, panel.kind));
     const notes = [];
-    if (found.length > MOST_ROWS) notes.push(`and ${found.length - MOST_ROWS} smaller ones`);
+    if (found.length > MOST_ROWS) notes.push(`and ${found.length - MOST_ROWS} smaller`);
     if (outside.length) {
       const sum = outside.reduce((a, s) => a + Math.abs(s.weight), 0);
       notes.push(`${outside.length} of ${found.length} are outside the map, with ${number(sum)} together`);
