@@ -62,7 +62,14 @@ def render_page(page: Mapping[str, Any]) -> str:
     # Data, which a browser must not take for markup.
     data = json.dumps(page, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     hashes = {"STYLE_HASH": _digest(style), "SCRIPT_HASH": _digest(script)}
-    texts = {"STYLE": style, "SCRIPT": script, "DATA": data, "TITLE": html.escape(page["title"])}
+    title = html.escape(page["title"])
+    texts = {
+        "STYLE": style,
+        "SCRIPT": script,
+        "DATA": data,
+        "TITLE": title,
+        "TAB": f"{title}, dyngraph" if title else "dyngraph",
+    }
     # One pass, so that no text is searched for the names of others.
     first, *parts = frame.split("{{")
     for part in parts:

@@ -93,16 +93,13 @@ def test_the_page_of_a_large_image_is_a_few_megabytes():
     assert len(viewer.page.encode()) < 2_500_000
 
 
-def test_samples_take_no_more_than_they_may():
-    image = torch.randn(1, 3, 128, 256)
-    sizes = {}
-    for most_bytes in (200_000, 100_000):
-        viewer = explore(AtStride8(DGMNBlock(8)), image, most_bytes=most_bytes)
-        (layer,) = data_of(viewer)["models"][0]["layers"]
-        sizes[layer["every"]] = len(json.dumps(layer))
-    # Of 512 nodes, 45 samples of 4 + 4 + 1 bytes each.
-    assert sorted(sizes) == [2, 4]
-    assert all(size < most for size, most in zip(sizes.values(), (200_000, 100_000), strict=True))
+@pytest.mark.parametrize(("most_bytes", "every"), [(210_000, 1), (150_000, 2), (40_000, 4)])
+def test_samples_take_no_more_than_they_may(most_bytes, every):
+    # Of 512 nodes, 45 samples of 4 + 4 + 1 bytes each: 207,360.
+    viewer = explore(AtStride8(DGMNBlock(8)), torch.randn(1, 3, 128, 256), most_bytes=most_bytes)
+    (layer,) = data_of(viewer)["models"][0]["layers"]
+    assert layer["every"] == every
+    assert len(json.dumps(layer)) < 1.4 * most_bytes
 
 
 def test_texts_from_elsewhere_stay_texts():

@@ -186,6 +186,23 @@ def test_the_nodes_that_are_read_with_their_interpolation(show):
     assert page.drawn("rect.read") == []
 
 
+def test_of_every_second_node(show):
+    """12x20 nodes, of which a page of few bytes has 6x10."""
+    model, image = make_model(), torch.randn(1, 3, 2 * HEIGHT, 2 * WIDTH)
+    page = show(explore(model, image, most_bytes=3000))
+    (panel,) = page.point(13, 22)
+    # Node 6, 11 is under the pointer; row 7 is stored.
+    assert (panel["row"], panel["column"], panel["node"]) == (7, 11, 3 * 10 + 5)
+    _, weight = repgraph(model, image)
+    want = weight[7 * 20 + 11, 0].tolist()
+    got = {int(d["data-sample"]): float(d["data-weight"]) for d in page.drawn("circle.dot")}
+    assert [got[k] for k in range(9)] == pytest.approx(want, abs=0.004)
+    page.choose("Who listens")
+    canvas = page.stage().locator(".heat")
+    assert canvas.evaluate("c => [c.height, c.width, c.style.height]") == [6, 10, "100%"]
+    assert "every 2nd row and column" in page.page.locator(".info").inner_text()
+
+
 def test_who_listens_is_the_transposed_graph(show):
     model, image = make_model(), make_image()
     page = show(explore(model, image))
@@ -443,7 +460,7 @@ def test_texts_from_elsewhere_stay_texts(show):
     )
     page.point(3, 3)
     assert page.page.locator("h2").inner_text() == bad
-    assert page.page.title() == f"{bad} – dyngraph"  # noqa: RUF001
+    assert page.page.title() == f"{bad}, dyngraph"
     assert page.page.locator("img[src=x]").count() == 0
 
 

@@ -826,7 +826,7 @@
     const lines = [`Positions to 1/${Math.round(1 / packed.pos.step)} node.`];
     const steps = packed.weights[panel.kind]?.type === "int8" ? 127 : 255;
     lines.push(`Weights to ${number(kinds[panel.kind].scale / steps)}, the small ones finer.`);
-    if (packed.every > 1) lines.push(`Of this layer's nodes every ${packed.every}th row and column.`);
+    if (packed.every > 1) lines.push(`Of this layer's nodes every ${packed.every}${packed.every === 2 ? "nd" : "th"} row and column.`);
     if (packed.share < 1) {
       lines.push(`Of ${packed.samples.toLocaleString("en")} samples of a node the strongest ${panel.layer.count}, `
         + `with ${(100 * packed.share).toFixed(0)} % of the weight.`);
