@@ -584,8 +584,10 @@
               stroke: colour, opacity: part * Math.sqrt(share), "fill-opacity": 0.5, "data-row": r, "data-column": c, "data-part": part }));
           }
         }
-        threads.append(svg("line", { class: "thread", x1: from[1], y1: from[0], x2: x, y2: y,
-          stroke: colour, "stroke-opacity": 0.25 + 0.75 * Math.sqrt(share) }));
+        // Hundreds of lines to samples of no weight would hide the others.
+        const visible = (found.length > 100 ? 0 : 0.25) + 0.75 * Math.sqrt(share);
+        if (visible > 0.1) threads.append(svg("line", { class: "thread", x1: from[1], y1: from[0], x2: x, y2: y,
+          stroke: colour, "stroke-opacity": visible }));
         const looks = `dot${sample.weight < 0 ? " hollow" : ""}${seen < 1 ? " outside" : ""}`;
         const dot = svg("circle", { class: looks, cx: x, cy: y,
           r: Math.max(2, mean * Math.sqrt(share)), fill: colour, "data-node": at.index, "data-head": sample.head,
