@@ -304,8 +304,12 @@ def test_heads_have_samples_of_their_own(show):
     for dot in dots:
         weight = float(want[int(dot["data-sample"])])
         assert float(dot["data-weight"]) == pytest.approx(weight, abs=0.004)
-    (panel,) = page.choose("second")
+    page.choose("second")
+    # A layer is unpacked when it is looked at for the first time.
+    page.page.get_by_text("DGMN2Conv at second").wait_for()
+    (panel,) = page.state()["panels"]
     assert panel["layer"] == "second"
+    assert page.page.evaluate("document.activeElement.textContent") == "second"
     want = second.weights["attention"][node, 0].sort(descending=True).values
     got = [float(dot["data-weight"]) for dot in page.drawn("circle.dot")]
     assert got == pytest.approx(want.tolist(), abs=0.004)

@@ -41,18 +41,21 @@
 
   /** Buttons of which one is chosen, as tabs or as radio buttons; arrow keys go from one to the next. */
   function choice(name, options, chosen, choose, role = "radio") {
+    const go = async (i) => {
+      await choose(options[i][0]);
+      // The buttons are new ones then.
+      document.querySelector(`[data-choice="${CSS.escape(name)}"]`)?.children[i + 1]?.focus();
+    };
     const buttons = options.map(([value, text, title], i) => {
       const attributes = { type: "button", role, title: title ?? null };
       attributes[role === "tab" ? "aria-selected" : "aria-checked"] = value === chosen;
       attributes.tabindex = value === chosen ? 0 : -1;
-      attributes.onclick = () => choose(value);
+      attributes.onclick = () => go(i);
       attributes.onkeydown = (event) => {
         const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
         if (!step) return;
         event.preventDefault();
-        const next = (i + step + options.length) % options.length;
-        choose(options[next][0]);
-        document.querySelector(`[data-choice="${CSS.escape(name)}"]`)?.children[next + 1]?.focus();
+        go((i + step + options.length) % options.length);
       };
       return el("button", attributes, text);
     });
