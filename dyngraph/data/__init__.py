@@ -9,6 +9,7 @@ except ImportError as error:
     raise ImportError("dyngraph.data needs torchvision: pip install 'dyngraph[train]'") from error
 
 from dyngraph.data.ade20k import ADE20KSegmentation
+from dyngraph.data.camvid import CamVidSegmentation
 from dyngraph.data.cityscapes import (
     CLASS_NAMES,
     ID_TO_TRAIN_ID,
@@ -26,6 +27,7 @@ from dyngraph.data.generated import (
     NEAR_CLASSES,
     OBJECT_CLASSES,
     generate_ade20k,
+    generate_camvid,
     generate_coco,
     generate_folder,
     generate_pascal_context,
@@ -55,6 +57,7 @@ __all__ = [
     "PALETTE",
     "TRAIN_ID_TO_ID",
     "ADE20KSegmentation",
+    "CamVidSegmentation",
     "CityscapesSegmentation",
     "CocoClasses",
     "CocoDetection",
@@ -70,6 +73,7 @@ __all__ = [
     "encode_labels",
     "eval_transform",
     "generate_ade20k",
+    "generate_camvid",
     "generate_coco",
     "generate_folder",
     "generate_pascal_context",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dyngraph.data.ade20k import ADE20KSegmentation
+from dyngraph.data.camvid import CamVidSegmentation
 from dyngraph.data.cityscapes import CityscapesSegmentation
 from dyngraph.data.folder import FolderSegmentation
 from dyngraph.data.generated import (
     generate_ade20k,
+    generate_camvid,
     generate_folder,
     generate_pascal_context,
     generate_scenes,
@@ -18,6 +20,7 @@ from dyngraph.data.segmentation_dataset import SegmentationDataset
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "ade20k": ADE20KSegmentation,
+    "camvid": CamVidSegmentation,
     "cityscapes": CityscapesSegmentation,
     "folder": FolderSegmentation,
     "pascal_context": PascalContextSegmentation,
@@ -26,6 +29,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
 
 GENERATORS: dict[str, Callable[..., None]] = {
     "ade20k": generate_ade20k,
+    "camvid": generate_camvid,
     "cityscapes": generate_scenes,
     "folder": generate_folder,
     "pascal_context": generate_pascal_context,

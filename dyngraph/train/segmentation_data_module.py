@@ -26,7 +26,8 @@ class SegmentationDataModule(ImageDataModule):
     Args:
         root: The folder of the data set; ``"generated"``: a small one in its format, generated in
             ``runs/generated``.
-        dataset: ``"cityscapes"``, ``"ade20k"``, ``"pascal_context"``, or ``"folder"`` for your own.
+        dataset: ``"cityscapes"``, ``"ade20k"``, ``"camvid"``, ``"pascal_context"``, or ``"folder"``
+            for your own.
         crop_size: Height and width of the training crops in pixels, or one number for both.
         batch_size: The number of images of a step, over all processes and accumulated batches.
         scale: The range that the random scale is drawn from uniformly; ``(1, 1)`` keeps the size.

@@ -4,7 +4,7 @@ from dyngraph.data import DATASETS, GENERATORS, SegmentationDataset
 
 
 def test_each_data_set_has_a_generator():
-    assert sorted(DATASETS) == ["ade20k", "cityscapes", "folder", "pascal_context"]
+    assert sorted(DATASETS) == ["ade20k", "camvid", "cityscapes", "folder", "pascal_context"]
     assert list(DATASETS) == list(GENERATORS)
     assert all(issubclass(dataset, SegmentationDataset) for dataset in DATASETS.values())
 

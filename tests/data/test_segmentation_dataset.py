@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 from dyngraph.data import DATASETS, SeededSampler, SegmentationDataset, train_transform
 
 # What the values of a label file may be at most, and a value that is none.
-HIGHEST = {"ade20k": 150, "cityscapes": 33, "folder": 255, "pascal_context": 59}
-UNKNOWN = {"ade20k": 151, "cityscapes": 34, "folder": 6, "pascal_context": 255}
+HIGHEST = {"ade20k": 150, "camvid": 11, "cityscapes": 33, "folder": 255, "pascal_context": 59}
+UNKNOWN = {"ade20k": 151, "camvid": 12, "cityscapes": 34, "folder": 6, "pascal_context": 255}
 
 
 def first(root, kind, split="train"):

@@ -5,6 +5,7 @@ Street scenes are for Cityscapes, strips for COCO, shapes for the other data set
 
 from dyngraph.data.generated.shapes import (
     generate_ade20k,
+    generate_camvid,
     generate_folder,
     generate_pascal_context,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "NEAR_CLASSES",
     "OBJECT_CLASSES",
     "generate_ade20k",
+    "generate_camvid",
     "generate_coco",
     "generate_folder",
     "generate_pascal_context",

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dyngraph.data.ade20k import ADE20KSegmentation
+from dyngraph.data.camvid import CamVidSegmentation
 from dyngraph.data.generated.scene_writer import write_scenes
 from dyngraph.data.labels import IGNORE, voc_palette
 from dyngraph.data.pascal_context import PascalContextSegmentation
@@ -67,6 +68,13 @@ def generate_ade20k(
             parameters or another data set.
     """
     _generate(_ADE20K, root, {"train": num_train, "val": num_val}, seed, {}, progress)
+
+
+def generate_camvid(
+    root: str | Path, *, num_train: int = 16, num_val: int = 8, seed: int = 0, progress: bool = True
+) -> None:
+    r"""Writes the same as :func:`generate_ade20k`, in the format of CamVid."""
+    _generate(_CAMVID, root, {"train": num_train, "val": num_val}, seed, {}, progress)
 
 
 def generate_pascal_context(
@@ -137,6 +145,11 @@ def _ade20k_paths(split: str, number: int) -> tuple[Path, Path]:
     return Path("images", folder, f"{name}.jpg"), Path("annotations", folder, f"{name}.png")
 
 
+def _camvid_paths(split: str, number: int) -> tuple[Path, Path]:
+    name = f"0001TP_{number:06d}.png"
+    return Path(split, name), Path(f"{split}annot", name)
+
+
 def _pascal_context_paths(split: str, number: int) -> tuple[Path, Path]:
     # All splits share one folder.
     name = f"{2008 if split == 'train' else 2009}_{number:06d}"
@@ -153,6 +166,11 @@ def _folder_paths(split: str, number: int) -> tuple[Path, Path]:
     return Path("images", split, name), Path("masks", split, name)
 
 
+def _camvid_label(classes: np.ndarray) -> Image.Image:
+    unlabelled = len(CamVidSegmentation.class_names)
+    return Image.fromarray(np.where(classes == IGNORE, np.uint8(unlabelled), classes))
+
+
 def _one_based(classes: np.ndarray) -> Image.Image:
     # In uint8, 255 + 1 is 0.
     return Image.fromarray(classes + np.uint8(1))
@@ -165,6 +183,7 @@ def _one_based_indexed(classes: np.ndarray) -> Image.Image:
 
 
 _ADE20K = _Format("ade20k", ADE20KSegmentation.palette, _ade20k_paths, _one_based)
+_CAMVID = _Format("camvid", CamVidSegmentation.palette, _camvid_paths, _camvid_label)
 _PASCAL_CONTEXT = _Format(
     "pascal_context", PascalContextSegmentation.palette, _pascal_context_paths, _one_based_indexed
 )

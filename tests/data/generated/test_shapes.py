@@ -5,7 +5,7 @@ from PIL import Image
 from dyngraph.data import DATASETS, GENERATORS
 from dyngraph.data.generated.shapes import FOLDER_CLASSES, draw_shapes
 
-KINDS = ["ade20k", "folder", "pascal_context"]
+KINDS = ["ade20k", "camvid", "folder", "pascal_context"]
 
 
 def generate(kind, root, **kwargs):
@@ -30,7 +30,7 @@ def test_the_data_set_reads_what_was_drawn(kind, tmp_path):
             assert np.array_equal(label, drawn.classes)
             pixels = image.permute(1, 2, 0).numpy().astype(int)
             error = np.abs(pixels - drawn.image).mean()
-            assert error == 0 if kind == "folder" else error < 10
+            assert error == 0 if kind in ("camvid", "folder") else error < 10
 
 
 def test_files_are_of_the_set_s_own_formats(tmp_path):
@@ -38,6 +38,10 @@ def test_files_are_of_the_set_s_own_formats(tmp_path):
         "ade20k": [
             ("images/training/ADE_train_00000001.jpg", "JPEG", "RGB"),
             ("annotations/validation/ADE_val_00000002.png", "PNG", "L"),
+        ],
+        "camvid": [
+            ("train/0001TP_000000.png", "PNG", "RGB"),
+            ("valannot/0001TP_000001.png", "PNG", "L"),
         ],
         "folder": [
             ("images/train/000000.png", "PNG", "RGB"),
