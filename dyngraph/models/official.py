@@ -45,7 +45,7 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
         for verb, names in (("kept by the model", self.kept), ("unused in the file", self.unused)):
-            lines.append(f"{len(names)} tensors {verb}" + (f": {_listed(names)}" if names else ""))
+            lines.append(f"{len(names)} tensors {verb}" + (f": {listed(names)}" if names else ""))
         return "\n".join(lines)
 
 
@@ -74,8 +74,9 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
     """
     source = "checkpoint"
     if isinstance(checkpoint, (str, Path)):
-        source, checkpoint = str(checkpoint), _read(checkpoint)
-    weights = _weights(checkpoint)
+        source, weights = str(checkpoint), read_tensors(checkpoint)
+    else:
+        weights = _weights(checkpoint)
     backbone = _names_of(model, DGMN2)
     if not backbone:
         raise ValueError(f"model: expected one with a DGMN2 inside, got {type(model).__name__}")
@@ -91,7 +92,7 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
         if name in backbone or re.match(r"(patch_embed|block)\d", name)
     }
     if not any(name in backbone for name in sources.values()):
-        raise ValueError(f"{source}: expected weights of DGMN2, got {_listed(list(weights))}")
+        raise ValueError(f"{source}: expected weights of DGMN2, got {listed(list(weights))}")
     expected = set(backbone.values())
     head = _names_of(model, SemanticFPN)
     if head and any(name.startswith("decode_head.scale_heads.") for name in weights):
@@ -109,8 +110,8 @@ def load_official(model: nn.Module, checkpoint: str | Path | Mapping[str, Any]) 
     ]
     if missing or unexpected or differing:
         raise ValueError(
-            f"{source}: expected the weights of this model; missing {_listed(missing)}, "
-            f"unexpected {_listed(unexpected)}, of another size {_listed(differing)}"
+            f"{source}: expected the weights of this model; missing {listed(missing)}, "
+            f"unexpected {listed(unexpected)}, of another size {listed(differing)}"
         )
     model.load_state_dict({name: weights[source] for source, name in found.items()}, strict=False)
     loaded = set(found.values())
@@ -139,7 +140,12 @@ def _in_semantic_fpn(name: str) -> str:
     return name
 
 
-def _read(path: str | Path) -> Mapping[str, Any]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    r"""The weights in an untrusted file of :func:`torch.save`, by name. Nothing is executed.
+
+    Raises:
+        OSError: If the file is missing or is not a readable checkpoint of tensors by name.
+    """
     try:
         # Classifiers were saved with their arguments, a namespace of plain values.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -149,7 +155,7 @@ def _read(path: str | Path) -> Mapping[str, Any]:
         raise OSError(f"{path}: expected a readable checkpoint, got {error!r}") from error
     if not isinstance(checkpoint, Mapping):
         raise OSError(f"{path}: expected tensors by name, got {type(checkpoint).__name__}")
-    return checkpoint
+    return _weights(checkpoint)
 
 
 def _weights(checkpoint: Any) -> dict[str, Tensor]:
@@ -167,8 +173,8 @@ def _weights(checkpoint: Any) -> dict[str, Tensor]:
     }
 
 
-def _listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
+def listed(names: list[str]) -> str:
+    r"""The first names, and how many more there are."""
     if not names:
         return "none"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from dyngraph.data.files import write_file
 
@@ -35,18 +35,28 @@ def load_safetensors(model: nn.Module, path: str | Path) -> None:
         OSError: If the file is missing or not readable.
         ValueError: If the weights are of another architecture.
     """
+    weights = read_safetensors(path)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: expected the weights of this model. {error}") from error
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    r"""The weights in a safetensors file, by name.
+
+    Raises:
+        ImportError: If safetensors is missing.
+        OSError: If the file is missing or not readable.
+    """
     try:
         from safetensors.torch import load_file
     except ImportError as error:
         raise _missing("load_safetensors") from error
     try:
-        weights = load_file(path)
+        return load_file(path)
     except Exception as error:
         raise OSError(f"{path}: expected a readable safetensors file, got {error!r}") from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected the weights of this model. {error}") from error
 
 
 def _missing(name: str) -> ImportError:

@@ -18,6 +18,7 @@ from dyngraph.models.example_image import example_image
 from dyngraph.models.insert import insert
 from dyngraph.models.official import load_official
 from dyngraph.models.semantic_fpn import ALIGN_CORNERS, SemanticFPN
+from dyngraph.models.timm_backbone import PREFIX, timm_backbone
 from dyngraph.nn import (
     BottleneckRepGraphBlock,
     CrissCrossBlock,
@@ -120,27 +121,34 @@ def segmenter(
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` (dilated, output
             stride 8), ``"small_trunk"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4),
             ``"dgmn2_tiny"``, ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``
-            (strides 4 to 32), a :class:`~dyngraph.models.DGMN2`, or any module from images to
-            feature maps: a tensor, a list (the last is used, the one before it for the auxiliary
-            head), or a dict ``{"out": …, "aux": …}``.
+            (strides 4 to 32), ``"timm/<name>"``, a convolutional network of timm at output stride 8
+            (``pip install 'dyngraph[timm]'``), e.g. ``"timm/efficientnet_lite0"``, a
+            :class:`~dyngraph.models.DGMN2`, or any module from images to feature maps: a tensor, a
+            list (the last is used, the one before it for the auxiliary head), or a dict
+            ``{"out": …, "aux": …}``.
         context: ``None`` or ``"none"`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
             ``"danet"``, or a function from a number of channels to a block, such as
             :class:`~dyngraph.models.NonLocalHead`. A block that changes the number of channels has
             ``out_channels``.
         num_classes: The number of classes.
-        aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third).
+        aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third; of a
+            network of timm, the last but one).
         head_channels: The channels of the 3x3 convolution (of DGMN2's upsampled maps) and of the
             context block. Defaults to 512, for DGMN2 to 128.
         weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``. For
-            DGMN2 the path of a released file.
+            DGMN2 the path of a released file, for a network of timm that of a file of its
+            classifier's weights: ``….safetensors``, or one of :func:`torch.save`.
         insert_before: Blocks inside the backbone, by the names of the modules before which they go,
             as for :func:`~dyngraph.models.insert`, e.g. ``{"layer3.5": make}``.
 
     Raises:
         ValueError: If ``backbone``, ``context`` or a name to insert at is unknown, ``num_classes``
             or ``head_channels`` is not positive, ``weights_backbone`` is given for a backbone that
-            has none, or ``aux_loss`` is asked of a backbone with one feature map.
+            has none or holds those of another network, or ``aux_loss`` is asked of a backbone with
+            one feature map.
+        ImportError: If ``backbone`` is a network of timm, and timm is missing.
+        OSError: If the file ``weights_backbone`` is missing or not readable.
     """
     check_at_least(1, num_classes=num_classes)
     if head_channels is not None:
@@ -178,13 +186,18 @@ def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:
         if weights is not None:
             load_official(trunk, weights)
         return trunk
+    if isinstance(backbone, str) and backbone.startswith(PREFIX):
+        return timm_backbone(backbone.removeprefix(PREFIX), weights)
     if isinstance(backbone, str) and backbone != "small_trunk":
         if backbone not in RESNETS:
-            names = (*RESNETS, *DEPTHS, "small_trunk")
+            names = (*RESNETS, *DEPTHS, "small_trunk", f"{PREFIX}…")
             raise ValueError(f"backbone: expected one of {names}, got {backbone!r}")
         return DilatedResNet(backbone, weights=weights)
     if weights is not None:
-        raise ValueError(f"weights_backbone: only ResNets and DGMN2 have weights, got {weights!r}")
+        raise ValueError(
+            "weights_backbone: only ResNets, DGMN2 and networks of timm have weights, "
+            f"got {weights!r}"
+        )
     return SmallTrunk() if isinstance(backbone, str) else backbone
 
 

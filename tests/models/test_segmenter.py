@@ -226,7 +226,7 @@ def test_errors_name_the_argument():
         segmenter("small_trunk", "gcn")
     for backbone in ("small_trunk", SmallTrunk(4)):
         with pytest.raises(
-            ValueError, match=r"^weights_backbone: only ResNets and DGMN2 .* got 'DEFAULT'"
+            ValueError, match=r"^weights_backbone: only ResNets, DGMN2 and .* got 'DEFAULT'"
         ):
             segmenter(backbone, weights_backbone="DEFAULT")
     for backbone in ("small_trunk", "dgmn2_tiny"):
