@@ -28,6 +28,12 @@ from dyngraph.nn import (
     RepGraphBlock,
 )
 
+
+def _conv(channels: int) -> nn.Module:
+    """A 3x3 convolution, what a context has to beat."""
+    return conv_bn_relu(channels, channels)
+
+
 #: The context blocks by name, each built for a number of channels.
 CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "nonlocal": NonLocalBlock,
@@ -38,6 +44,7 @@ CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
     "gcnet": GlobalContextBlock,
     "ccnet": CrissCrossBlock,
     "danet": DANetHead,
+    "conv": _conv,
 }
 
 
@@ -128,9 +135,9 @@ def segmenter(
             ``{"out": …, "aux": …}``.
         context: ``None`` or ``"none"`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
-            ``"danet"``, or a function from a number of channels to a block, such as
-            :class:`~dyngraph.models.NonLocalHead`. A block that changes the number of channels has
-            ``out_channels``.
+            ``"danet"``, ``"conv"`` (a 3x3 convolution), or a function from a number of channels to
+            a block, such as :class:`~dyngraph.models.NonLocalHead`. A block that changes the number
+            of channels has ``out_channels``.
         num_classes: The number of classes.
         aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third; of a
             network of timm, the last but one).

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from scripts import run_script
 
+from dyngraph.data import CamVidSegmentation, generate_camvid
 from dyngraph.models import DGMN2, dgmn2_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,17 @@ def test_far_classes(tmp_path, monkeypatch, capsys):
     assert tables[0] == tables[1]
     names = [line.split("|")[1].strip() for line in tables[0]]
     assert names == ["detector", "---", "baseline", "dgmn"] * 2
+
+
+@pytest.mark.filterwarnings("ignore:::lightning")
+def test_a_segmenter_is_trained_on_camvid(tmp_path, capsys):
+    generate_camvid(tmp_path / "data", num_train=2, num_val=2, progress=False)
+    arguments = ["--data", tmp_path / "data", "--out", tmp_path / "out", "--workers", 0]
+    arguments += ["--backbone", "timm/mobilenetv3_small_050", "--steps", 1, "--batch-size", 2]
+    assert run_script(ROOT / "examples/train_camvid.py", *arguments) == 0
+    names = [line[:20].strip() for line in capsys.readouterr().out.splitlines()]
+    assert {"miou", *(f"iou/{name}" for name in CamVidSegmentation.class_names)} <= {*names}
+    assert (tmp_path / "out" / "last.ckpt").exists()
 
 
 def test_a_released_file_is_converted(tmp_path, capsys):

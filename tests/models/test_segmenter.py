@@ -36,6 +36,7 @@ BLOCKS = {
     "gcnet": GlobalContextBlock,
     "ccnet": CrissCrossBlock,
     "danet": DANetHead,
+    "conv": nn.Sequential,
 }
 
 

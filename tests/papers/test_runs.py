@@ -21,6 +21,7 @@ SAMPLE = [
     "dgmn/aspp",
     "dgmn/nonlocal",
     "dgmn2/cityscapes_tiny",
+    "camvid/repgraph",
     "coco/ccnet_resnet50",
     "coco/deformable_c5_resnet50",
     "coco/dgmn_c4_c5_resnet50",
@@ -51,7 +52,7 @@ def arguments_of_a_segmenter(recipe, data):
         found += ["--network.backbone.init_args.weights=null"]
     else:
         found += ["--network.weights_backbone=null"]
-    if "inference" in recipe["model"]:
+    if "inference" in recipe.get("model", {}):
         # The stride first: it must never be larger than the window.
         small = {"stride": [64, 64], "window": [64, 64], "scales": [1.0]}
         found += [f"--model.inference.{name}={value}" for name, value in small.items()]
