@@ -126,26 +126,24 @@ def segmenter(
 
     Args:
         backbone: ``"resnet18"``, ``"resnet34"``, ``"resnet50"``, ``"resnet101"`` (dilated, output
-            stride 8), ``"small_trunk"`` (:class:`~dyngraph.models.SmallTrunk`, stride 4),
-            ``"dgmn2_tiny"``, ``"dgmn2_small"``, ``"dgmn2_medium"``, ``"dgmn2_large"``
-            (strides 4 to 32), ``"timm/<name>"``, a convolutional network of timm at output stride 8
-            (``pip install 'dyngraph[timm]'``), e.g. ``"timm/efficientnet_lite0"``, a
-            :class:`~dyngraph.models.DGMN2`, or any module from images to feature maps: a tensor, a
-            list (the last is used, the one before it for the auxiliary head), or a dict
-            ``{"out": …, "aux": …}``.
+            stride 8), ``"small_trunk"`` (stride 4), ``"dgmn2_tiny"``, ``"dgmn2_small"``,
+            ``"dgmn2_medium"``, ``"dgmn2_large"`` (strides 4 to 32), ``"timm/<name>"`` (any of
+            timm's, output stride 8), or any module from images to feature maps: a tensor, a list
+            (the last is used, the one before it for the auxiliary head), or a dict
+            ``{"out": …, "aux": …}``. Names of timm, such as ``"timm/efficientnet_lite0"``, need
+            ``pip install 'dyngraph[timm]'``.
         context: ``None`` or ``"none"`` (the dilated FCN baseline), ``"nonlocal"``, ``"repgraph"``,
             ``"bottleneck_repgraph"``, ``"dgmn"``, ``"aspp"``, ``"gcnet"``, ``"ccnet"``,
-            ``"danet"``, ``"conv"`` (a 3x3 convolution), or a function from a number of channels to
-            a block, such as :class:`~dyngraph.models.NonLocalHead`. A block that changes the number
-            of channels has ``out_channels``.
+            ``"danet"``, ``"conv"`` (3x3), or a function from a number of channels to a block: such
+            as :class:`~dyngraph.models.NonLocalHead`. A block that changes the number of channels
+            has ``out_channels``.
         num_classes: The number of classes.
-        aux_loss: Whether to add an auxiliary head on the fourth stage (of DGMN2, the third; of a
-            network of timm, the last but one).
+        aux_loss: Whether to add an auxiliary head on the last stage but one.
         head_channels: The channels of the 3x3 convolution (of DGMN2's upsampled maps) and of the
             context block. Defaults to 512, for DGMN2 to 128.
-        weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``. For
-            DGMN2 the path of a released file, for a network of timm that of a file of its
-            classifier's weights: ``….safetensors``, or one of :func:`torch.save`.
+        weights_backbone: What torchvision's ResNet takes as ``weights``, e.g. ``"DEFAULT"``; for
+            DGMN2 and timm's networks a file: a released one, or one of the classifier's weights,
+            ``….safetensors`` or of :func:`torch.save`.
         insert_before: Blocks inside the backbone, by the names of the modules before which they go,
             as for :func:`~dyngraph.models.insert`, e.g. ``{"layer3.5": make}``.
 
