@@ -93,7 +93,11 @@ def test_a_file_of_another_network(classifier, tmp_path):
 def test_another_head_does_not_matter(classifier, tmp_path):
     weights = {**classifier.state_dict(), "classifier.weight": torch.zeros(5, 1280)}
     del weights["classifier.bias"]
-    timm_backbone("efficientnet_lite0", save(weights, tmp_path / "five.safetensors"))
+    trunk = timm_backbone("efficientnet_lite0", save(weights, tmp_path / "five.safetensors"))
+    found = trunk.state_dict()
+    same = [torch.equal(tensor, weights[name]) for name, tensor in found.items() if name in weights]
+    assert same
+    assert all(same)
 
 
 class Harmful:
