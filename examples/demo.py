@@ -6,8 +6,8 @@ a wall. A network whose receptive field is 47 pixels wide can only guess the lat
     python examples/demo.py
 
 Prints a table, and writes pictures and a page on which to look at what the models listen to, to
-``runs/demo``. Models already trained there are not trained
-again, and an interrupted one is resumed.
+``runs/demo``. Models already trained there are not trained again, and an interrupted one is
+resumed.
 """
 
 import argparse

@@ -1,5 +1,4 @@
-"""The command line: ``dyngraph fit``, ``validate``, ``test``, ``predict``, ``view``
-and ``plot``.
+"""The command line: ``dyngraph fit``, ``validate``, ``test``, ``predict``, ``view``, ``plot``.
 
 Needs ``pip install 'dyngraph[train]'``. Everything that a run depends on is an argument, typed and
 listed by ``--help``; files given by ``--config`` may set any of them, and may inherit from others

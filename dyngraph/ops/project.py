@@ -1,4 +1,4 @@
-"""The linear map of nodes, of either order."""
+"""The linear map of nodes, row by row or as contiguous maps."""
 
 import torch
 import torch.nn.functional as F

@@ -39,8 +39,7 @@ class FeatureMapBlock(nn.Module, ABC):
         grid = self.grid_of(maps)
         # Maps of one channel have both layouts.
         if isinstance(maps, Tensor) and maps.is_contiguous() and self.in_channels > 1:
-            # The gradient of these views is contiguous too.
-            return self.forward_contiguous(maps.flatten(1).view_as(maps), grid)
+            return self.forward_contiguous(maps, grid)
         return grid.unflatten(self.forward_nodes(grid.flatten(maps), grid))
 
     def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
@@ -49,7 +48,8 @@ class FeatureMapBlock(nn.Module, ABC):
         Here all channels are brought into the order of nodes and back. A subclass whose layer works
         on fewer can do better.
         """
-        x = self.forward_nodes(grid.flatten(maps), grid)
+        # The gradient of these views is contiguous too.
+        x = self.forward_nodes(grid.flatten(maps.flatten(1).view_as(maps)), grid)
         return grid.unflatten_runs(x)[0].contiguous()
 
     def grid_of(self, maps: FeatureMaps) -> Grid:

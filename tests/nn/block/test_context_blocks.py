@@ -155,11 +155,12 @@ def test_maps_of_different_sizes_equal_each_alone(make):
 @pytest.mark.parametrize("make", BLOCKS)
 def test_the_layout_of_maps_stays(make):
     block = trained(make(8))
-    x = torch.randn(2, 8, 3, 4)
+    x = torch.randn(2, 8, 3, 4, requires_grad=True)
     last = block(x.to(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
     out = block(x)
     assert out.is_contiguous()
+    assert torch.autograd.grad(out.square().sum(), x)[0].is_contiguous()
     assert torch.equal(last, out)
 
 

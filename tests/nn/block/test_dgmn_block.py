@@ -98,11 +98,13 @@ def test_a_list_of_maps_equals_each_alone(fusion):
 
 def test_the_layout_of_maps_stays():
     block = make()
-    maps = torch.randn(2, 4, 5, 4)
-    out = block(maps.contiguous(memory_format=torch.channels_last))
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    assert block(maps).is_contiguous()
-    assert torch.equal(out, block(maps))
+    maps = torch.randn(2, 4, 5, 4, requires_grad=True)
+    last = block(maps.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    out = block(maps)
+    assert out.is_contiguous()
+    assert torch.autograd.grad(out.square().sum(), maps)[0].is_contiguous()
+    assert torch.equal(last, out)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"groups": 0}, {"affinity": False}, {"walk": False}])
