@@ -14,6 +14,7 @@ from dyngraph.nn.node_linear import TransformerLinear
 from dyngraph.nn.relative_position import RelativePosition
 from dyngraph.ops import sampled_attention
 from dyngraph.ops.backend import resolve_backend
+from dyngraph.ops.project import project
 from dyngraph.samplers import LinearWalkSampler, Sampler
 
 
@@ -190,9 +191,14 @@ class DGMN2Conv(AttentionConv):
 
     def queries_keys_values(self, x: PairTensor) -> Tuple[Tensor, Tensor, Tensor]:
         r"""Queries, keys and values, ``[N, C]`` each."""
-        source = self.qkv(x[0]).chunk(3, dim=1)
-        target = source if x[1] is x[0] else self.qkv(x[1]).chunk(3, dim=1)
-        return target[0], source[1], source[2]
+        # Part by part: the gradient of one product would first be put together from three.
+        rows = self.qkv.weight.chunk(3)
+        biases = (None, None, None) if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        query, key, value = (
+            project(nodes, weight, bias)
+            for nodes, weight, bias in zip((x[1], x[0], x[0]), rows, biases)
+        )
+        return query, key, value
 
     def sample(
         self, x: Union[Tensor, PairTensor], grid: Grid
