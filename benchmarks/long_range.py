@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -29,7 +30,7 @@ from tqdm import tqdm
 from dyngraph.data import OBJECT_CLASSES, CityscapesSegmentation, eval_transform, generate_scenes
 from dyngraph.evaluate import count_multiply_adds, mean_iou
 from dyngraph.models import segmenter
-from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, RepGraphBlock
+from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, RepGraphBlock, SampleSearch
 from dyngraph.train import parameter_groups
 
 TASKS = {
@@ -50,6 +51,10 @@ OFFSETS = {"num_samples": 18, "spread": 24.0}
 RATES = (1, 6, 18)
 # DeepLabV3's 6, 12 and 18 on the 49x49 nodes of its Cityscapes crops, scaled to this map.
 ATROUS_RATES = (3, 6, 9)
+# An object IoU that says that the cue was found.
+FOUND = 0.9
+# When the search for places of samples begins and ends, as a share of all iterations.
+SINCE, AT = 0.15, 0.25
 
 
 def aspp(channels: int, image_pooling: bool) -> nn.Module:
@@ -67,7 +72,9 @@ CONTENDERS: dict[str, str | Callable[[int], nn.Module] | None] = {
     "ASPP with image pooling": partial(aspp, image_pooling=True),
     "Non-local": "nonlocal",
     "RepGraph": partial(RepGraphBlock, **OFFSETS),
+    "RepGraph, placed": partial(RepGraphBlock, **OFFSETS),
     "bottleneck RepGraph": partial(BottleneckRepGraphBlock, **OFFSETS),
+    "bottleneck RepGraph, placed": partial(BottleneckRepGraphBlock, **OFFSETS),
     "DGMN (DA)": partial(DGMNBlock, rates=RATES, groups=0, filters=False, walk=False),
     "DGMN (DA + DW)": partial(DGMNBlock, rates=RATES, walk=False),
     "DGMN (DA + DW + DS)": partial(DGMNBlock, rates=RATES),
@@ -97,7 +104,12 @@ def train(name: str, folder: Path, steps: int, seed: int) -> dict[str, float]:
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     epochs = -(-steps * BATCH // len(images))
     order = torch.cat([torch.randperm(len(images)) for _ in range(epochs)])
-    for batch in order[: steps * BATCH].split(BATCH):
+    start, search = time.process_time(), None
+    for step, batch in enumerate(order[: steps * BATCH].split(BATCH)):
+        if name.endswith("placed") and step == int(SINCE * steps):
+            search = SampleSearch(model)
+        if search is not None and step == int(AT * steps):
+            search.place()
         flipped = torch.rand(BATCH) < 0.5
         image, label = images[batch], labels[batch]
         image[flipped], label[flipped] = image[flipped].flip(-1), label[flipped].flip(-1)
@@ -106,7 +118,8 @@ def train(name: str, folder: Path, steps: int, seed: int) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    return judge(model.eval(), *load(folder, "val"))
+    seconds = time.process_time() - start
+    return judge(model.eval(), *load(folder, "val")) | {"seconds": seconds}
 
 
 @torch.no_grad()
@@ -133,21 +146,31 @@ def run_path(out: Path, task: str, name: str, seed: int, steps: int) -> Path:
     return out / f"{task}, {name}, seed {seed}, {steps} iterations.json"
 
 
-def print_table(out: Path, seeds: list[int], steps: int) -> None:
-    columns = [f"object IoU, seeds {', '.join(map(str, seeds))}", *TASKS, "parameters"]
-    print(f"\n| {' | '.join(columns)} | multiply-adds |")
-    print(f"|---|{'---:|' * (len(TASKS) + 2)}")
-    for name in CONTENDERS:
-        cells = []
-        for task in TASKS:
+def print_table(
+    out: Path, contenders: list[str], tasks: list[str], seeds: list[int], steps: int
+) -> None:
+    columns = [f"object IoU, seeds {', '.join(map(str, seeds))}", *tasks, "parameters"]
+    print(f"\n| {' | '.join(columns)} | multiply-adds | seconds |")
+    print(f"|---|{'---:|' * (len(tasks) + 3)}")
+    for name in contenders:
+        cells, seconds = [], []
+        for task in tasks:
             paths = [run_path(out, task, name, seed, steps) for seed in seeds]
-            scores = [json.loads(path.read_text())["object IoU"] for path in paths]
+            runs = [json.loads(path.read_text()) for path in paths]
+            scores = [run["object IoU"] for run in runs]
+            seconds += [run["seconds"] for run in runs]
+            found = sum(score >= FOUND for score in scores)
             mean = statistics.mean(scores)
-            cells.append(f"{mean:.3f} ({min(scores):.3f} to {max(scores):.3f})")
+            cells.append(
+                f"{mean:.3f} ({min(scores):.3f} to {max(scores):.3f}), {found} of {len(scores)}"
+            )
         model = build(name).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         multiply_adds = count_multiply_adds(model, 1, 3, *SIZE).total
-        print(f"| {name} | {' | '.join(cells)} | {parameters:,} | {multiply_adds / 1e6:.1f} M |")
+        print(
+            f"| {name} | {' | '.join(cells)} | {parameters:,} | {multiply_adds / 1e6:.1f} M "
+            f"| {statistics.median(seconds):.0f} |"
+        )
 
 
 def main() -> None:
@@ -159,16 +182,19 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=NETWORK_SEEDS, help="of networks (%(default)s)"
     )
+    parser.add_argument("--contender", default="", help="only contenders whose names contain this")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS], help="(all)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(%(default)s)")
     args = parser.parse_args()
 
-    for task, parameters in TASKS.items():
-        generate_scenes(args.out / "scenes" / task, size=SIZE, seed=SCENES_SEED, **parameters)
+    contenders = [name for name in CONTENDERS if args.contender in name]
+    for task in args.tasks:
+        generate_scenes(args.out / "scenes" / task, size=SIZE, seed=SCENES_SEED, **TASKS[task])
     runs = [
         (task, name, seed)
         for seed in args.seeds
-        for task in TASKS
-        for name in CONTENDERS
+        for task in args.tasks
+        for name in contenders
         if not run_path(args.out, task, name, seed, args.steps).exists()
     ]
     # One thread per run: running more at once is faster than more threads, and sums stay the same.
@@ -176,7 +202,7 @@ def main() -> None:
         futures = [pool.submit(run, *key, args.out, args.steps, threads=1) for key in runs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             future.result()
-    print_table(args.out, args.seeds, args.steps)
+    print_table(args.out, contenders, args.tasks, args.seeds, args.steps)
 
 
 if __name__ == "__main__":

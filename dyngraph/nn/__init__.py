@@ -21,6 +21,7 @@ from dyngraph.nn.conv import (
     RepGraphConv,
 )
 from dyngraph.nn.multi_scale_deformable_attention import MultiScaleDeformableAttention
+from dyngraph.nn.sample_search import SampleSearch
 
 __all__ = [
     "BottleneckRepGraphBlock",
@@ -40,4 +41,5 @@ __all__ = [
     "PositionAttentionConv",
     "RepGraphBlock",
     "RepGraphConv",
+    "SampleSearch",
 ]

@@ -14,6 +14,7 @@ from dyngraph.train.log import read_log
 from dyngraph.train.loss import ignore_easy_pixels, segmentation_loss
 from dyngraph.train.optimizer import parameter_groups
 from dyngraph.train.pictures import LogDetections, LogPictures
+from dyngraph.train.place_samples import PlaceSamples
 from dyngraph.train.segmentation_data_module import SegmentationDataModule
 from dyngraph.train.segmentation_task import SegmentationTask
 
@@ -23,6 +24,7 @@ __all__ = [
     "Interrupted",
     "LogDetections",
     "LogPictures",
+    "PlaceSamples",
     "SegmentationDataModule",
     "SegmentationTask",
     "fit",
