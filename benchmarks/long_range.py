@@ -3,7 +3,8 @@
 In the first task, the classes of objects depend on their shape and on a strip of fence or wall,
 more than 60 pixels above them all. In the second, every object has its own panel of that strip,
 right above it and in its colour. In the control the strip says nothing. Without the cue, the best
-possible object IoU is about a third.
+possible object IoU is about a third. *Placed*: `SampleSearch` places the samples of RepGraph at a
+quarter of the training. How many seeds found the cue, with an object IoU of 0.9, stands behind.
 
     python benchmarks/long_range.py
 
@@ -80,6 +81,8 @@ CONTENDERS: dict[str, str | Callable[[int], nn.Module] | None] = {
     "DGMN (DA + DW + DS)": partial(DGMNBlock, rates=RATES),
 }
 
+PLACED = ("RepGraph, placed", "bottleneck RepGraph, placed")
+
 
 def load(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """All images ``[N, 3, H, W]`` and labels ``[N, H, W]`` of a split."""
@@ -95,21 +98,19 @@ def build(name: str) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def train(name: str, folder: Path, steps: int, seed: int) -> dict[str, float]:
-    """Trains a contender as the demo does, and scores it on the split ``val``."""
-    torch.manual_seed(seed)
-    model = build(name)
+def train(model: nn.Module, folder: Path, steps: int, placed: bool) -> dict[str, Tensor]:
+    """Trains as the demo does. Returns what the search for places found in each layer, if any."""
     images, labels = load(folder, "train")
     optimizer = torch.optim.SGD(parameter_groups(model, 5e-4), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     epochs = -(-steps * BATCH // len(images))
     order = torch.cat([torch.randperm(len(images)) for _ in range(epochs)])
-    start, search = time.process_time(), None
+    search, found = None, {}
     for step, batch in enumerate(order[: steps * BATCH].split(BATCH)):
-        if name.endswith("placed") and step == int(SINCE * steps):
+        if placed and step == int(SINCE * steps):
             search = SampleSearch(model)
         if search is not None and step == int(AT * steps):
-            search.place()
+            found = search.place()
         flipped = torch.rand(BATCH) < 0.5
         image, label = images[batch], labels[batch]
         image[flipped], label[flipped] = image[flipped].flip(-1), label[flipped].flip(-1)
@@ -118,8 +119,7 @@ def train(name: str, folder: Path, steps: int, seed: int) -> dict[str, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    seconds = time.process_time() - start
-    return judge(model.eval(), *load(folder, "val")) | {"seconds": seconds}
+    return found
 
 
 @torch.no_grad()
@@ -135,8 +135,14 @@ def judge(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
 
 def run(task: str, name: str, seed: int, out: Path, steps: int, threads: int) -> None:
     torch.set_num_threads(threads)
+    torch.manual_seed(seed)
     path = run_path(out, task, name, seed, steps)
-    scores = train(name, out / "scenes" / task, steps, seed)
+    folder = out / "scenes" / task
+    model = build(name)
+    start = time.process_time()
+    train(model, folder, steps, placed=name in PLACED)
+    seconds = time.process_time() - start
+    scores = judge(model.eval(), *load(folder, "val")) | {"seconds": seconds}
     partial_path = path.with_suffix(".partial")
     partial_path.write_text(json.dumps(scores))
     os.replace(partial_path, path)
@@ -182,19 +188,20 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=NETWORK_SEEDS, help="of networks (%(default)s)"
     )
-    parser.add_argument("--contender", default="", help="only contenders whose names contain this")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=[*CONTENDERS], help="(all)"
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS], help="(all)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(%(default)s)")
     args = parser.parse_args()
 
-    contenders = [name for name in CONTENDERS if args.contender in name]
     for task in args.tasks:
         generate_scenes(args.out / "scenes" / task, size=SIZE, seed=SCENES_SEED, **TASKS[task])
     runs = [
         (task, name, seed)
         for seed in args.seeds
         for task in args.tasks
-        for name in contenders
+        for name in args.contenders
         if not run_path(args.out, task, name, seed, args.steps).exists()
     ]
     # One thread per run: running more at once is faster than more threads, and sums stay the same.
@@ -202,7 +209,7 @@ def main() -> None:
         futures = [pool.submit(run, *key, args.out, args.steps, threads=1) for key in runs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             future.result()
-    print_table(args.out, contenders, args.tasks, args.seeds, args.steps)
+    print_table(args.out, args.contenders, args.tasks, args.seeds, args.steps)
 
 
 if __name__ == "__main__":
