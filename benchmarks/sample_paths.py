@@ -97,7 +97,7 @@ def main() -> None:
     reach = [length / 2 for length in useful.shape]
     picture = places.imshow(useful, extent=(-reach[1], reach[1], reach[0], -reach[0]))
     figure.colorbar(picture, ax=places, label="U")
-    places.set_title("how useful each offset would be, at a quarter of the training")
+    places.set_title("U at a quarter of the training")
     for axes in (plain, placed, places):
         axes.set(xlim=(-reach[1], reach[1]), ylim=(reach[0], -reach[0]), aspect="equal")
         axes.set(xlabel="nodes to the right", ylabel="nodes down")

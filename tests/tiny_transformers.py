@@ -188,12 +188,12 @@ def types_that_sample_levels():
             yield path.parent.name
 
 
-def tiny_model(name, **settings):
-    """A model in float64 and evaluation mode, with a detector's heads if it has them."""
+def tiny_model(name, head=None, **settings):
+    """A model in float64 and evaluation mode, with that head, or a detector's if it has one."""
     torch.manual_seed(0)
     model_type = name if name in CONFIG_MAPPING else name.replace("_", "-")
     config = AutoConfig.for_model(model_type, **TINY[name], **settings)
-    auto = next(auto for auto in HEADS if type(config) in auto._model_mapping)
+    auto = head or next(auto for auto in HEADS if type(config) in auto._model_mapping)
     model = auto.from_config(config).double().eval()
     for parameter in model.parameters():
         # Far from where offsets and weights start, which is the same for all queries.

@@ -6,12 +6,26 @@ import pytest
 import torch
 from tiny_transformers import TINY, tiny_inputs, tiny_model, types_that_sample_levels
 from torch import nn
+from transformers import AutoModelForUniversalSegmentation
 
 from dyngraph.integrations.subclass import Accelerated
 from dyngraph.integrations.transformers import accelerate, restore
 
 #: A module that is the function, one that holds it, one whose forward calls it by its name.
 KINDS = ["rt_detr", "d_fine", "rt_detr_v2"]
+
+#: The detectors that transformers can train.
+WITH_LOSS = [
+    "deformable_detr",
+    "grounding_dino",
+    "mm_grounding_dino",
+    "rt_detr",
+    "rt_detr_v2",
+    "d_fine",
+    "deimv2",
+    "lw_detr",
+    "rf_detr",
+]
 
 
 def tensors(output, name=""):
@@ -59,6 +73,51 @@ def test_models_compute_what_they_did(name):
     assert any("sampling_offsets" in key and grad.any() for key, grad in grads.items())
     # Those of keys' biases, for one, are 0 but for rounding.
     size = max(grad.abs().max() for grad in want_grads.values())
+    torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
+
+
+def loss_and_gradients(model, inputs):
+    # Denoising queries are drawn.
+    torch.manual_seed(1)
+    loss = model(**inputs).loss
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return loss, [grad for grad in grads if grad is not None]
+
+
+@pytest.mark.parametrize("name", WITH_LOSS)
+def test_losses_stay_what_they_were(name):
+    model, inputs = tiny_model(name), tiny_inputs(name)
+    boxes = 0.2 + 0.3 * torch.rand(2, 2, 4, dtype=torch.float64)
+    # Grounding DINO's classes are phrases of the text: there is one.
+    classes = torch.tensor([0, 0 if "dino" in name else 1])
+    inputs["labels"] = [{"class_labels": classes, "boxes": part} for part in boxes]
+    want, want_grads = loss_and_gradients(model, inputs)
+    assert accelerate(model) > 0
+    loss, grads = loss_and_gradients(model, inputs)
+    torch.testing.assert_close(loss, want, rtol=1e-12, atol=0)
+    size = max(grad.abs().max() for grad in want_grads)
+    torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_losses_of_masks_stay_what_they_were(double):
+    # Its matcher computes in the default type.
+    model = tiny_model("mask2former", AutoModelForUniversalSegmentation)
+    inputs = tiny_inputs("mask2former")
+    inputs["mask_labels"] = [torch.randint(2, (2, 64, 96)).double() for _ in range(2)]
+    inputs["class_labels"] = [torch.tensor([0, 1])] * 2
+    want, want_grads = loss_and_gradients(model, inputs)
+    assert accelerate(model) > 0
+    loss, grads = loss_and_gradients(model, inputs)
+    torch.testing.assert_close(loss, want, rtol=1e-12, atol=0)
+    size = max(grad.abs().max() for grad in want_grads)
     torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
 
 
