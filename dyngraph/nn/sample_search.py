@@ -31,8 +31,8 @@ class SampleSearch:
 
     A learned offset follows what the map shows right around its sample, so that a sample finds what
     it happens to start near. This looks at all offsets at once. With a layer's node features
-    :math:`\mathbf{x}_i`, without their mean, and the gradient :math:`\mathbf{d}_i` of the loss with
-    respect to its output,
+    :math:`\mathbf{x}_i`, without the mean of the batch's maps, and the gradient
+    :math:`\mathbf{d}_i` of the loss with respect to its output,
 
     .. math::
         M(\delta) = \sum_i \mathbf{d}_i \, \mathbf{x}_{i + \delta}^\top, \qquad
@@ -41,8 +41,10 @@ class SampleSearch:
 
     :math:`M(\delta)` is the gradient of a linear map of what stands at offset :math:`\delta`, were
     it added to the output: what the loss misses, as far as the features there could tell. What a
-    node has already learned to use has no part in it, as its gradient has vanished. Where features
-    and gradient have nothing to do with each other, U is about 1.
+    node has already learned to use has no part in it, as its gradient has vanished. Nor has what
+    all maps have in common, such as sky at the top, which would hide the rest; so batches should
+    have several maps of one size. (A map that is alone of its size loses the mean of its nodes.)
+    Where features and gradient have nothing to do with each other, U is about 1.
 
     Sums run over all nodes of all iterations between the construction and :meth:`place`, and over
     all processes. They are correlations, for all offsets by one Fourier transform. Start once the
@@ -158,9 +160,7 @@ class _LayerSearch:
         # Half precision's scaled gradients sometimes overflow; the optimiser skips them too.
         if not gradient.isfinite().all():
             return
-        x, gradient = x.float(), gradient.float()
-        x = _narrow(x - x.mean(dim=0))
-        gradient = _narrow(gradient)
+        x, gradient = _narrow(x.float()), _narrow(gradient.float())
         if self.moment is None:
             lengths = [max(axis) for axis in zip(*(run.shape for run in grid.runs), strict=True)]
             self.cell = -(-max(lengths) // _LENGTH)
@@ -174,6 +174,8 @@ class _LayerSearch:
         ):
             if maps.numel() == 0:
                 continue
+            axes = [0] if len(maps) > 1 else [*range(2, maps.dim())]
+            maps = maps - maps.mean(dim=axes, keepdim=True)
             maps, gradients = _pool(maps, self.cell), _pool(gradients, self.cell)
             self.moment += _correlate(maps, gradients, self.scale.shape)
             energy, energy_of_gradient = (

@@ -23,11 +23,16 @@ def gradients(conv, x, grid, d):
 
 def dense(x, d, grid, reach):
     """U at all offsets, by the formula: M and its scale of all pairs of nodes of a map."""
-    x = x - x.mean(dim=0)
     moment, scale = {}, {}
     offsets = [*itertools.product(*(range(-length, length + 1) for length in reach))]
     for maps, parts in zip(grid.unflatten_runs(x), grid.unflatten_runs(d), strict=True):
         shape = maps.shape[2:]
+        # The mean of the maps, or the mean of the nodes of a single one.
+        maps = maps - (
+            maps.mean(dim=0)
+            if len(maps) > 1
+            else maps.flatten(2).mean(dim=2).view(1, -1, *[1] * len(shape))
+        )
         for image, gradient in zip(maps, parts, strict=True):
             for offset in offsets:
                 for node in itertools.product(*map(range, shape)):
