@@ -16,13 +16,14 @@ from dyngraph.models.dgmn2 import (
     dgmn2_small,
     dgmn2_tiny,
 )
+from dyngraph.models.hub import HubModel, from_pretrained
 from dyngraph.models.insert import (
     insert,
     inserted_parameters,
     insertions,
     remove_insertions,
 )
-from dyngraph.models.mask_rcnn import mask_rcnn
+from dyngraph.models.mask_rcnn import Detector, mask_rcnn
 from dyngraph.models.nonlocal_head import NonLocalHead
 from dyngraph.models.official import LoadReport, load_official
 from dyngraph.models.safetensors_files import load_safetensors, save_safetensors
@@ -34,7 +35,9 @@ __all__ = [
     "ASPPHead",
     "DANetHead",
     "DGMN2Classifier",
+    "Detector",
     "DilatedResNet",
+    "HubModel",
     "LoadReport",
     "NonLocalHead",
     "PyramidSegmenter",
@@ -45,6 +48,7 @@ __all__ = [
     "dgmn2_medium",
     "dgmn2_small",
     "dgmn2_tiny",
+    "from_pretrained",
     "insert",
     "inserted_parameters",
     "insertions",

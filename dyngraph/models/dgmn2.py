@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dyngraph.models.backbone import conv_bn_relu
 from dyngraph.models.hub import HubModel
+from dyngraph.models.recipe import builder, recipe
 from dyngraph.nn.block import DGMN2Block
 from dyngraph.nn.node_linear import TransformerLinear
 
@@ -24,7 +25,8 @@ DEPTHS = {
 }
 
 
-class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
+@builder()
+class DGMN2(HubModel):
     r"""The backbone of DGMN2: four stages of blocks, for images of any size.
 
     From "Dynamic Graph Message Passing Networks for Visual Recognition" (TPAMI 2022). Its
@@ -69,6 +71,9 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         for name, numbers in stages.items():
             if len(numbers) != 4:
                 raise ValueError(f"{name}: expected a number for each of 4 stages, got {numbers}")
+        self.recipe = recipe(
+            DGMN2, {**stages, "drop_path": drop_path, "checkpointing": checkpointing}
+        )
         self.channels = tuple(channels)
         # Names and order of modules are those of the released code.
         stem = (3, channels[0] // 2, channels[0] // 2, channels[0])
@@ -104,6 +109,7 @@ class DGMN2(nn.Module, HubModel, library_name="dyngraph"):
         return maps
 
 
+@builder(DGMN2)
 class DGMN2Classifier(DGMN2):
     r"""The image classifier that DGMN2 was trained as: a linear map of the mean of all nodes.
 
@@ -123,6 +129,8 @@ class DGMN2Classifier(DGMN2):
         super().__init__(**kwargs)
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        arguments = {"num_classes": num_classes, **kwargs}
+        self.recipe = recipe(DGMN2Classifier, arguments)
         self.head = TransformerLinear(self.channels[-1], num_classes)
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]

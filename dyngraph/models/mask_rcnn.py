@@ -20,8 +20,10 @@ from dyngraph.checks import check_at_least
 from dyngraph.models.backbone import check_weights
 from dyngraph.models.deformable_conv2d import make_deformable
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
+from dyngraph.models.hub import HubModel
 from dyngraph.models.insert import insert
 from dyngraph.models.official import load_official
+from dyngraph.models.recipe import builder, recipe
 from dyngraph.nn import (
     BottleneckRepGraphBlock,
     CrissCrossBlock,
@@ -56,6 +58,14 @@ STAGES = {"c5": ("layer4",), "c4_c5": ("layer3", "layer4")}
 PLACES = ("res4", *STAGES)
 
 
+class Detector(MaskRCNN, HubModel):
+    r"""torchvision's Mask R-CNN, which can be saved and loaded with its configuration.
+
+    Arguments are those of :class:`torchvision.models.detection.MaskRCNN`.
+    """
+
+
+@builder(MaskRCNN)
 def mask_rcnn(
     backbone: str | nn.Module = "resnet50",
     *,
@@ -68,7 +78,7 @@ def mask_rcnn(
     max_size: int = 1333,
     pyramid_channels: int = 256,
     **options: Any,
-) -> MaskRCNN:
+) -> Detector:
     r"""Builds torchvision's Mask R-CNN with a feature pyramid and context inside the backbone.
 
     With a context block by name it starts as the same detector without one.
@@ -112,6 +122,17 @@ def mask_rcnn(
           ``boxes [n, 4]``, ``labels [n]``, ``scores [n]`` and ``masks [n, 1, H, W]``,
           probabilities
     """
+    arguments = {
+        "backbone": backbone,
+        "context": context,
+        "num_classes": num_classes,
+        "context_at": context_at,
+        "freeze": freeze,
+        "min_size": min_size,
+        "max_size": max_size,
+        "pyramid_channels": pyramid_channels,
+        **options,
+    }
     check_at_least(1, num_classes=num_classes, min_size=min_size, pyramid_channels=pyramid_channels)
     check_at_least(min_size, max_size=max_size)
     # True is an int as well.
@@ -119,6 +140,9 @@ def mask_rcnn(
     for side in options.get("fixed_size") or ():
         check_at_least(1, fixed_size=side)
     if backbone in RESNETS:
+        if freeze is None:
+            # The layers of a model that is loaded again depend on it.
+            freeze = arguments["freeze"] = weights_backbone is not None
         resnet = _resnet(str(backbone), weights_backbone, freeze)
         _add_context(resnet, context, context_at)
         trunk = _pyramid(resnet, pyramid_channels)
@@ -134,7 +158,9 @@ def mask_rcnn(
                 kind = backbone if isinstance(backbone, str) else type(backbone).__name__
                 raise ValueError(f"{name}: expected None with {kind!r}, got {value!r}")
     # torchvision counts the background as a class.
-    return MaskRCNN(trunk, num_classes + 1, min_size=min_size, max_size=max_size, **options)
+    model = Detector(trunk, num_classes + 1, min_size=min_size, max_size=max_size, **options)
+    model.recipe = recipe(mask_rcnn, arguments)
+    return model
 
 
 class DGMN2Pyramid(nn.Module):
@@ -171,8 +197,7 @@ def _pyramid(resnet: ResNet, out_channels: int) -> BackboneWithFPN:
     return BackboneWithFPN(resnet, layers, channels, out_channels, LastLevelMaxPool())
 
 
-def _resnet(name: str, weights: str | None, freeze: bool | None) -> ResNet:
-    freeze = weights is not None if freeze is None else freeze
+def _resnet(name: str, weights: str | None, freeze: bool) -> ResNet:
     norm = FrozenBatchNorm2d if freeze else nn.BatchNorm2d
     if name == "resnet10":
         if weights is not None:

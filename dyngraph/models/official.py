@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dyngraph.models.dgmn2 import DGMN2
+from dyngraph.models.listed import listed
 from dyngraph.models.semantic_fpn import SemanticFPN
 
 #: The keys of the weights in the files: of classifiers, and of MMDetection.
@@ -28,7 +29,6 @@ SEMANTIC_FPN = (
     (r"decode_head\.(scale_heads\.\d+\.\d+)\.bn\.", r"\1.1."),
     (r"decode_head\.conv_seg\.", "conv_seg."),
 )
-_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,3 @@ def _weights(checkpoint: Any) -> dict[str, Tensor]:
         for name, value in checkpoint.items()
         if isinstance(value, Tensor)
     }
-
-
-def listed(names: list[str]) -> str:
-    r"""The first names, and how many more there are."""
-    if not names:
-        return "none"
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -15,8 +15,10 @@ from dyngraph.models.backbone import RESNETS, DilatedResNet, SmallTrunk, conv_bn
 from dyngraph.models.danet_head import DANetHead
 from dyngraph.models.dgmn2 import DEPTHS, DGMN2
 from dyngraph.models.example_image import example_image
+from dyngraph.models.hub import HubModel
 from dyngraph.models.insert import insert
 from dyngraph.models.official import load_official
+from dyngraph.models.recipe import builder, recipe
 from dyngraph.models.semantic_fpn import ALIGN_CORNERS, SemanticFPN
 from dyngraph.models.timm_backbone import PREFIX, timm_backbone
 from dyngraph.nn import (
@@ -48,7 +50,7 @@ CONTEXTS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class Segmenter(nn.Module):
+class Segmenter(HubModel):
     r"""A fully convolutional segmenter with a context block before the classifier.
 
     Args:
@@ -109,6 +111,7 @@ class PyramidSegmenter(Segmenter):
         return {"out": maps, "aux": maps[-2]}
 
 
+@builder()
 def segmenter(
     backbone: str | nn.Module,
     context: str | Callable[[int], nn.Module] | None = None,
@@ -155,6 +158,14 @@ def segmenter(
         ImportError: If ``backbone`` is a network of timm, and timm is missing.
         OSError: If the file ``weights_backbone`` is missing or not readable.
     """
+    arguments = {
+        "backbone": backbone,
+        "context": context,
+        "num_classes": num_classes,
+        "aux_loss": aux_loss,
+        "head_channels": head_channels,
+        "insert_before": insert_before,
+    }
     check_at_least(1, num_classes=num_classes)
     if head_channels is not None:
         check_at_least(1, head_channels=head_channels)
@@ -170,7 +181,9 @@ def segmenter(
             context=_context(context, head_channels),
         )
         aux_classifier = _aux_classifier(trunk.channels[-2], num_classes) if aux_loss else None
-        return PyramidSegmenter(trunk, head, aux_classifier)
+        model: Segmenter = PyramidSegmenter(trunk, head, aux_classifier)
+        model.recipe = recipe(segmenter, arguments)
+        return model
     channels = _feature_channels(trunk)
     if aux_loss and "aux" not in channels:
         raise ValueError("aux_loss: expected a backbone with two feature maps, got one")
@@ -182,7 +195,9 @@ def segmenter(
         nn.Conv2d(getattr(block, "out_channels", head_channels), num_classes, 1),
     )
     aux_classifier = _aux_classifier(channels["aux"], num_classes) if aux_loss else None
-    return Segmenter(trunk, classifier, aux_classifier)
+    model = Segmenter(trunk, classifier, aux_classifier)
+    model.recipe = recipe(segmenter, arguments)
+    return model
 
 
 def _backbone(backbone: str | nn.Module, weights: str | None) -> nn.Module:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyngraph.models.official import listed, read_tensors
+from dyngraph.models.listed import listed
+from dyngraph.models.official import read_tensors
 from dyngraph.models.safetensors_files import read_safetensors
 
 PREFIX = "timm/"

@@ -15,6 +15,7 @@ from torchvision.transforms.v2.functional import to_dtype
 
 from dyngraph.data.labels import IGNORE
 from dyngraph.data.transforms import denormalize
+from dyngraph.models import HubModel
 from dyngraph.viz.findings import Objects, Segmentation, read_output
 from dyngraph.viz.packing import (
     choose_every,
@@ -68,7 +69,8 @@ def explore(
             keyword arguments with ``pixel_values``, as models of transformers take them.
         picture: What is shown, ``[3, H, W]``, uint8. Defaults to ``image``.
         label: The true classes ``[H, W]``; 255 for none.
-        class_names: The names of the classes. Defaults to numbers.
+        class_names: The names of the classes. Defaults to the model's ``class_names``, else to
+            numbers.
         palette: Their colours, ``[C, 3]``, uint8. Defaults to colours that are told apart.
         threshold: The smallest score of an object that is shown.
         title: What is written above the image, such as its name.
@@ -217,6 +219,9 @@ def _num_classes(
 def _class_names(names: Sequence[str] | None, models: Mapping[str, nn.Module]) -> list[str]:
     if names is not None:
         return [*names]
+    for model in models.values():
+        if isinstance(model, HubModel) and model.class_names is not None:
+            return [*model.class_names]
     # How models of transformers have them.
     configs: list[Any] = [getattr(model, "config", None) for model in models.values()]
     known: Mapping[int, str] = next((c.id2label for c in configs if hasattr(c, "id2label")), {})

@@ -8,6 +8,7 @@ import dyngraph
 from dyngraph import nn, ops, samplers
 from dyngraph.integrations import torchvision, transformers
 from dyngraph.nn.conv import AttentionConv, DynamicMessage
+from dyngraph.models import from_pretrained
 from dyngraph.viz import explore
 
 PUBLIC = [
@@ -15,6 +16,7 @@ PUBLIC = [
     AttentionConv,
     DynamicMessage,
     explore,
+    from_pretrained,
     torchvision.accelerate,
     transformers.accelerate,
 ]

@@ -58,6 +58,8 @@ def test_a_page_holds_what_the_layer_computes():
     assert error <= weight.max() / 255
     assert page["picture"]["width"] == 40
     assert page["classes"] == [f"class {number}" for number in range(5)]
+    model.class_names = ("a", "b", "c", "d", "e")
+    assert data_of(explore(model, image))["classes"] == [*model.class_names]
 
 
 def test_several_models_by_name():
