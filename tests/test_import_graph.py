@@ -33,6 +33,7 @@ LAYERS = [
     "nn.conv",
     "nn.block",
     "models",
+    "integrations.timm",
     "viz",
     "evaluate",
     "train",

@@ -37,6 +37,7 @@ class DGMN2(HubModel):
         channels: The channels of each stage.
         heads: The heads of each stage.
         mlp_ratios: The hidden channels per channel of the MLPs of each stage.
+        in_channels: The channels of images.
         drop_path: The probability that an image loses a branch in training, in the last block; it
             falls to 0 for the first.
         checkpointing: Whether blocks keep only their inputs for the backward pass, which then
@@ -50,7 +51,7 @@ class DGMN2(HubModel):
         ValueError: If there are not four stages, or a number does not fit.
 
     Shapes:
-        - **input:** ``[B, 3, H, W]``
+        - **input:** ``[B, in_channels, H, W]``
         - **output:** a list of four maps ``[B, C_s, ceil(H / stride_s), ceil(W / stride_s)]``
     """
 
@@ -63,6 +64,7 @@ class DGMN2(HubModel):
         *,
         heads: Sequence[int] = (1, 2, 5, 8),
         mlp_ratios: Sequence[int] = (8, 8, 4, 4),
+        in_channels: int = 3,
         drop_path: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
@@ -71,12 +73,15 @@ class DGMN2(HubModel):
         for name, numbers in stages.items():
             if len(numbers) != 4:
                 raise ValueError(f"{name}: expected a number for each of 4 stages, got {numbers}")
-        self.recipe = recipe(
-            DGMN2, {**stages, "drop_path": drop_path, "checkpointing": checkpointing}
-        )
+        options = {
+            "in_channels": in_channels,
+            "drop_path": drop_path,
+            "checkpointing": checkpointing,
+        }
+        self.recipe = recipe(DGMN2, stages | options)
         self.channels = tuple(channels)
         # Names and order of modules are those of the released code.
-        stem = (3, channels[0] // 2, channels[0] // 2, channels[0])
+        stem = (in_channels, channels[0] // 2, channels[0] // 2, channels[0])
         self.patch_embed1 = patch_embedding(stem, strides=(2, 1, 2))
         self.patch_embed2 = patch_embedding(channels[0:2], strides=(2,))
         self.patch_embed3 = patch_embedding(channels[1:3], strides=(2,))
@@ -97,9 +102,13 @@ class DGMN2(HubModel):
             self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        return self.stages(image, len(self.channels))
+
+    def stages(self, image: Tensor, count: int) -> list[Tensor]:
+        r"""The maps of the first stages."""
         maps = []
         x = image
-        for stage in (1, 2, 3, 4):
+        for stage in range(1, count + 1):
             x = self.get_submodule(f"patch_embed{stage}")(x)
             # The order of nodes, which the blocks keep.
             x = x.contiguous(memory_format=torch.channels_last)

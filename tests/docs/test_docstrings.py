@@ -7,8 +7,8 @@ import pytest
 import dyngraph
 from dyngraph import nn, ops, samplers
 from dyngraph.integrations import torchvision, transformers
-from dyngraph.nn.conv import AttentionConv, DynamicMessage
 from dyngraph.models import from_pretrained
+from dyngraph.nn.conv import AttentionConv, DynamicMessage
 from dyngraph.viz import explore
 
 PUBLIC = [
