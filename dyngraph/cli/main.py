@@ -7,6 +7,8 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,6 +21,7 @@ from dyngraph.cli.plot import plot, plot_parser
 from dyngraph.cli.run import Run
 from dyngraph.cli.segmentation import SegmentationRun
 from dyngraph.config import read_config
+from dyngraph.models import HubModel
 from dyngraph.train import fit
 
 RUNS: dict[str, Run] = {"segmentation": SegmentationRun(), "detection": DetectionRun()}
@@ -48,6 +51,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except _MISTAKES as error:
             print(f"dyngraph: {one_line(error)} ({_TRACEBACK} shows where)", file=sys.stderr)
             raise SystemExit(2) from error
+
+
+def load_trained(checkpoint: str | Path) -> tuple[HubModel, dict[str, Any]]:
+    r"""The network of a checkpoint of the command ``fit``, as it was trained.
+
+    Nothing in the file is executed. What is returned can be saved for others, see
+    :meth:`~dyngraph.models.HubModel.save_pretrained`.
+
+    Args:
+        checkpoint: The file.
+
+    Returns:
+        The network, on the CPU, in evaluation mode; and its classes: their ``names``, ``palette``,
+        and for a segmenter the ``normalization`` of images.
+
+    Raises:
+        OSError: If the file is missing or damaged, or is not a readable checkpoint.
+        ValueError: If it has no settings of a run, or broken ones, or names objects that are not
+            dyngraph's own.
+    """
+    given = _with_checkpoint(["view", "--checkpoint", str(checkpoint), "--trainer.accelerator=cpu"])
+    if not given[1].startswith("--config") or given[1] == "--config={}":
+        raise ValueError(
+            f"{checkpoint}: expected a checkpoint of the command fit, which has its settings"
+        )
+    run = _run(given)
+    parser = _view_parser(run)
+    args = parser.instantiate(parser.parse_args([*given[1:], "no image"]))
+    classes = run.known_classes(args)
+    data = run.data_class(**args.data, seed=args.seed)
+    model: HubModel = run.trained_task(args, data, classes).model.eval()
+    model.class_names = tuple(classes["names"])
+    return model, classes
 
 
 def _main(given: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
@@ -65,7 +66,7 @@ class Detector(MaskRCNN, HubModel):
     """
 
 
-@builder(MaskRCNN)
+@builder(MaskRCNN, GeneralizedRCNNTransform)
 def mask_rcnn(
     backbone: str | nn.Module = "resnet50",
     *,

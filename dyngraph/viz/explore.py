@@ -16,6 +16,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from dyngraph.data.labels import IGNORE
 from dyngraph.data.transforms import denormalize
 from dyngraph.models import HubModel
+from dyngraph.viz.colours import distinct_colours
 from dyngraph.viz.findings import Objects, Segmentation, read_output
 from dyngraph.viz.packing import (
     choose_every,
@@ -230,11 +231,7 @@ def _class_names(names: Sequence[str] | None, models: Mapping[str, nn.Module]) -
 
 def _palette(palette: Tensor | None, count: int) -> Tensor:
     if palette is None:
-        # Hues that are far from each other, however many there are.
-        hues = (torch.arange(count) * 0.618034) % 1 * 6
-        turned = (hues.unsqueeze(1) + torch.tensor([0.0, 4.0, 2.0])) % 6
-        shade = 1 - 0.6 * (1 - ((turned - 3).abs() - 1).clamp(0, 1))
-        return (shade * 230).round().to(torch.uint8)
+        return distinct_colours(count)
     if palette.dim() != 2 or palette.shape[1] != 3 or palette.dtype != torch.uint8:
         raise ValueError(
             f"palette: expected [C, 3], uint8, got {list(palette.shape)}, {palette.dtype}"
