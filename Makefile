@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py $(wildcard dyngraph/ops/kernels/native/cpp/*)
 
-.PHONY: demo test test-slow test-pyg fuzz recipes lint types docs check clean
+.PHONY: demo test test-slow test-pyg test-floor package fuzz recipes lint types docs check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/demo.py
@@ -23,6 +23,21 @@ test-pyg: $(VENV)/.dev
 	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
 	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn/conv tests/test_neighborhood.py
 	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/ops tests/nn/block -k pyg
+
+# The operators and layers with the oldest PyTorch that is supported, in an environment of its own.
+test-floor: $(VENV)-floor/.done
+	$(VENV)-floor/bin/python -m pytest -q -m "not slow" tests/ops tests/nn tests/samplers \
+		tests/test_grid.py tests/test_neighborhood.py
+
+# The sdist and the wheel, checked; the wheel is tried in an environment of its own.
+package: setup.cfg $(NATIVE)
+	rm -rf build dist $(VENV)-package
+	$(PYTHON) -m venv $(VENV)-package
+	$(VENV)-package/bin/pip install --quiet build twine
+	$(VENV)-package/bin/python -m build
+	$(VENV)-package/bin/twine check --strict dist/*
+	$(VENV)-package/bin/pip install --quiet dist/*.whl
+	$(VENV)-package/bin/python packaging/smoke.py
 
 # Drawn cases, new ones in every run.
 fuzz: $(VENV)/.dev
@@ -45,7 +60,14 @@ docs: $(VENV)/.docs
 check: lint types docs test test-slow test-pyg
 
 clean:
-	rm -rf $(VENV) $(VENV)-pyg docs/_build runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-pyg $(VENV)-floor $(VENV)-package build dist docs/_build runs .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)-floor/.done: setup.cfg $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/pip install --quiet 'torch==2.8.*' 'torchvision==0.23.*' 'torch_geometric==2.7.*' \
+		pytest hypothesis scipy
+	$(VENV)-floor/bin/pip install --quiet --editable .
+	touch $@
 
 # An environment is made once, and made up to date when what it installs changes.
 $(VENV)/bin/python:
