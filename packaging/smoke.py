@@ -12,14 +12,17 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-import torch_geometric.nn  # noqa: F401  imported before the clock starts
+import torch_geometric  # noqa: F401  imported before the clock starts
 
 MOST_SECONDS = 3.0
 
 
 def main() -> None:
+    before = set(sys.modules)
     start = time.perf_counter()
     import dyngraph
+    import dyngraph.nn
+    import dyngraph.ops
 
     seconds = time.perf_counter() - start
     folder = Path(dyngraph.__file__).parent
@@ -31,7 +34,7 @@ def main() -> None:
     for name in ("py.typed", "viz/viewer/viewer.js"):
         assert (files("dyngraph") / name).is_file(), f"{name} is missing"
     for name in ("lightning", "torchvision", "timm", "huggingface_hub"):
-        assert name not in sys.modules, f"{name} was imported"
+        assert name not in set(sys.modules) - before, f"{name} was imported"
 
     from dyngraph import to_graph
     from dyngraph.nn import BottleneckRepGraphBlock, DGMNBlock, RepGraphConv
