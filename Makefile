@@ -65,7 +65,7 @@ clean:
 $(VENV)-floor/.done: setup.cfg $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-floor
 	$(VENV)-floor/bin/pip install --quiet 'torch==2.8.*' 'torchvision==0.23.*' 'torch_geometric==2.7.*' \
-		pytest hypothesis scipy
+		pytest hypothesis onnx onnxscript transformers
 	$(VENV)-floor/bin/pip install --quiet --editable .
 	touch $@
 
