@@ -128,7 +128,8 @@ class Grid:
     @property
     def num_nodes(self) -> int:
         r"""The number of nodes of all maps together, N."""
-        return sum(run.num_nodes for run in self.runs)
+        # Not the runs' own: PyTorch 2.8 compiles no properties of named tuples.
+        return sum(count * math.prod(shape) for count, shape in self.runs)
 
     @property
     def sizes(self) -> Tensor:
@@ -190,7 +191,7 @@ class Grid:
             raise ValueError(
                 f"x: expected node features [{self.num_nodes}, C], got shape {list(x.shape)}"
             )
-        lengths = [run.num_nodes for run in self.runs]
+        lengths = [count * math.prod(shape) for count, shape in self.runs]
         # A single part is not split: the gradient of a split would be a copy.
         parts = [x] if len(self.runs) == 1 else x.split(lengths)
         return [
