@@ -1,6 +1,14 @@
-"""Sphinx configuration. Nothing is fetched from the network: the build works offline."""
+"""Sphinx configuration. Nothing is fetched from the network: build and pages work offline."""
 
-from dyngraph import __version__
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+# Notebooks run in processes of their own: on one thread, as their times are given for.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from dyngraph import __version__  # noqa: E402
 
 project = "dyngraph"
 author = "The dyngraph authors"
@@ -8,18 +16,30 @@ project_copyright = author
 version = release = __version__
 
 extensions = [
-    "myst_parser",
+    "mathml",
+    "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["templates"]
 html_theme = "furo"
 html_title = f"dyngraph {version}"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["formulas.css"]
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 60
+nb_merge_streams = True
+
+# Where file names have no case, `segmenter` and `Segmenter` would be one page.
+autosummary_filename_map = {"dyngraph.models.Segmenter": "dyngraph.models.Segmenter-class"}
 autodoc_default_options = {"members": True, "show-inheritance": True}
 # The docstrings of Lightning and torch are written for their own documentation.
 autodoc_inherit_docstrings = False

@@ -72,5 +72,5 @@ def test_the_steps_lead_there(heading, tmp_path):
 def test_paths_on_the_page_are_there():
     # Those of the files that a reader makes are in their blocks alone.
     named = set(re.findall(r"`((?:dyngraph|tests|docs)/[\w./]*|\w+\.md|Makefile)`", PAGE))
-    assert {"dyngraph/ops/kernels/interface.py", "docs/api.md", "Makefile"} <= named
+    assert {"dyngraph/ops/kernels/interface.py", "docs/reference/layers.md", "Makefile"} <= named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
