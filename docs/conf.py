@@ -35,8 +35,10 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 60
+# A notebook takes less than a minute; a machine may be busy.
+nb_execution_timeout = 300
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 
 # Where file names have no case, `segmenter` and `Segmenter` would be one page.
 autosummary_filename_map = {"dyngraph.models.Segmenter": "dyngraph.models.Segmenter-class"}
