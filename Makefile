@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 NATIVE = setup.py $(wildcard dyngraph/ops/kernels/native/cpp/*)
 
-.PHONY: demo test test-slow test-pyg test-floor package fuzz recipes lint types docs check clean
+.PHONY: demo test test-slow test-pyg test-floor package fuzz recipes lint types docs links check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/demo.py
@@ -54,20 +54,18 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Runs the notebooks. Links between pages are checked here, those to other sites by `make links`.
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+links: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -D nb_execution_mode=off -b linkcheck docs docs/_build/links
 
 check: lint types docs test test-slow test-pyg
 
 clean:
-	rm -rf $(VENV) $(VENV)-pyg $(VENV)-floor $(VENV)-package build dist docs/_build runs .pytest_cache .mypy_cache .ruff_cache
-
-$(VENV)-floor/.done: setup.cfg $(NATIVE)
-	$(PYTHON) -m venv $(VENV)-floor
-	$(VENV)-floor/bin/pip install --quiet 'torch==2.8.*' 'torchvision==0.23.*' 'torch_geometric==2.7.*' \
-		pytest hypothesis onnx onnxscript transformers
-	$(VENV)-floor/bin/pip install --quiet --editable .
-	touch $@
+	rm -rf $(VENV) $(VENV)-pyg $(VENV)-floor $(VENV)-package build dist docs/_build \
+		docs/reference/generated runs .pytest_cache .mypy_cache .ruff_cache
 
 # An environment is made once, and made up to date when what it installs changes.
 $(VENV)/bin/python:

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 # Notebooks run in processes of their own: on one thread, as their times are given for.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from dyngraph import __version__  # noqa: E402
+from dyngraph import __version__
 
 project = "dyngraph"
 author = "The dyngraph authors"
