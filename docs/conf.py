@@ -38,6 +38,8 @@ nb_execution_raise_on_error = True
 # A notebook takes less than a minute; a machine may be busy.
 nb_execution_timeout = 300
 nb_merge_streams = True
+# Other libraries' warnings at import, with paths of the machine that built the pages.
+nb_output_stderr = "remove"
 nb_render_markdown_format = "myst"
 
 # Where file names have no case, `segmenter` and `Segmenter` would be one page.
