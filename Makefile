@@ -67,6 +67,13 @@ clean:
 	rm -rf $(VENV) $(VENV)-pyg $(VENV)-floor $(VENV)-package build dist docs/_build \
 		docs/reference/generated runs .pytest_cache .mypy_cache .ruff_cache
 
+$(VENV)-floor/.done: setup.cfg $(NATIVE)
+	$(PYTHON) -m venv $(VENV)-floor
+	$(VENV)-floor/bin/pip install --quiet 'torch==2.8.*' 'torchvision==0.23.*' 'torch_geometric==2.7.*' \
+		pytest hypothesis onnx onnxscript transformers
+	$(VENV)-floor/bin/pip install --quiet --editable .
+	touch $@
+
 # An environment is made once, and made up to date when what it installs changes.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
