@@ -24,7 +24,14 @@ def python_blocks(path):
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/index.md", "docs/tour.md", "docs/integrations.md", "docs/viewer.md"],
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/tour.md",
+        "docs/training.md",
+        "docs/integrations.md",
+        "docs/viewer.md",
+    ],
 )
 def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
