@@ -123,7 +123,7 @@ def bars(cases: dict[str, dict[str, dict[str, Any]]], passes: list[str]) -> Figu
     colours = [f"C{number}" for number, contenders in enumerate(cases.values()) for _ in contenders]
     height = 1.2 + 0.25 * len(labels)
     figure = Figure((12, height), layout="constrained")
-    panels = figure.subplots(1, len(passes), sharey=True)
+    (panels,) = figure.subplots(1, len(passes), sharey=True, squeeze=False)
     for axes, label in zip(panels, passes, strict=True):
         values = [
             contender[label]["ms"]
