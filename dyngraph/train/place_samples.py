@@ -21,7 +21,8 @@ class PlaceSamples(lightning.Callback):
         at: When it ends and samples are placed.
 
     Raises:
-        ValueError: If it is not 0 <= ``since`` < ``at`` < 1.
+        ValueError: If it is not 0 <= ``since`` < ``at`` < 1; and when the run starts, if the model
+            has no layer whose samples could be placed.
     """
 
     def __init__(self, since: float = 0.15, at: float = 0.25) -> None:
@@ -32,6 +33,10 @@ class PlaceSamples(lightning.Callback):
         self._search: SampleSearch | None = None
         self._sums: dict[str, Any] | None = None
         self._placed = False
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        # A model without samples is an error now, not after a part of the training.
+        SampleSearch(task).stop()
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, task: lightning.LightningModule, *args: Any

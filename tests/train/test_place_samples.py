@@ -27,9 +27,9 @@ class Stop(lightning.Callback):
             raise KeyboardInterrupt
 
 
-def run(scenes, folder, *callbacks, resume=False, max_steps=8):
+def run(scenes, folder, *callbacks, resume=False, max_steps=8, context="repgraph"):
     torch.manual_seed(0)
-    model = segmenter("small_trunk", "repgraph", head_channels=8)
+    model = segmenter("small_trunk", context, head_channels=8)
     task = SegmentationTask(model, lr=0.1)
     data = SegmentationDataModule(scenes, crop_size=(32, 48), batch_size=2, num_workers=0)
     fit(
@@ -64,6 +64,12 @@ def test_a_resumed_run_places_the_same(scenes, tmp_path):
     callback = PlaceSamples(since=0.3, at=0.7)
     _, parts = run(scenes, tmp_path / "parts", callback, resume=True)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_model_without_samples_is_an_error_at_once(scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"^model: expected a RepGraphConv with an OffsetSampler"):
+        run(scenes, tmp_path, PlaceSamples(), context="nonlocal")
+    assert not (tmp_path / "last.ckpt").exists()
 
 
 @pytest.mark.parametrize(("since", "at"), [(0.5, 0.5), (-0.1, 0.5), (0.5, 1)])
