@@ -70,11 +70,13 @@ def datasets(folder: Path | None, size: int) -> tuple[Dataset, Dataset, int]:
 
 def make_model(name: str, num_classes: int, checkpoint: Path | None, drop_path: float) -> nn.Module:
     make = getattr(models, name)
-    if checkpoint is None:
-        return make(num_classes, drop_path=drop_path)
-    model = make(drop_path=drop_path)
-    print(load_official(model, checkpoint))
-    model.head = type(model.head)(model.head.in_channels, num_classes)
+    model = make(num_classes, drop_path=drop_path)
+    if checkpoint is not None:
+        released = make()
+        print(load_official(released, checkpoint))
+        # All but the classifier of the 1000 classes.
+        released.head = model.head
+        model.load_state_dict(released.state_dict())
     return model
 
 

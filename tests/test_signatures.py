@@ -12,7 +12,11 @@ def public_callables():
     for package in ("dyngraph", *(f"dyngraph.{name}" for name in PACKAGES)):
         module = importlib.import_module(package)
         for name in module.__all__:
-            if callable(thing := getattr(module, name)) and thing.__module__.startswith("dyngraph"):
+            thing = getattr(module, name)
+            # The constructor of a detector is torchvision's.
+            made_by = getattr(getattr(thing, "__init__", None), "__module__", None) or ""
+            is_ours = callable(thing) and thing.__module__.startswith("dyngraph")
+            if is_ours and not made_by.startswith("torchvision"):
                 yield f"{thing.__module__}.{name}", thing
 
 
