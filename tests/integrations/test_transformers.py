@@ -85,6 +85,7 @@ def loss_and_gradients(model, inputs):
     return loss, [grad for grad in grads if grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_LOSS)
 def test_losses_stay_what_they_were(name):
     model, inputs = tiny_model(name), tiny_inputs(name)
@@ -107,6 +108,7 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_losses_of_masks_stay_what_they_were(double):
     # Its matcher computes in the default type.
     model = tiny_model("mask2former", AutoModelForUniversalSegmentation)
