@@ -85,6 +85,15 @@ def loss_and_gradients(model, inputs):
     return loss, [grad for grad in grads if grad is not None]
 
 
+def check_that_the_loss_stays(model, inputs):
+    want, want_grads = loss_and_gradients(model, inputs)
+    assert accelerate(model) > 0
+    loss, grads = loss_and_gradients(model, inputs)
+    torch.testing.assert_close(loss, want, rtol=1e-12, atol=0)
+    size = max(grad.abs().max() for grad in want_grads)
+    torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_LOSS)
 def test_losses_stay_what_they_were(name):
@@ -93,12 +102,7 @@ def test_losses_stay_what_they_were(name):
     # Grounding DINO's classes are phrases of the text: there is one.
     classes = torch.tensor([0, 0 if "dino" in name else 1])
     inputs["labels"] = [{"class_labels": classes, "boxes": part} for part in boxes]
-    want, want_grads = loss_and_gradients(model, inputs)
-    assert accelerate(model) > 0
-    loss, grads = loss_and_gradients(model, inputs)
-    torch.testing.assert_close(loss, want, rtol=1e-12, atol=0)
-    size = max(grad.abs().max() for grad in want_grads)
-    torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
+    check_that_the_loss_stays(model, inputs)
 
 
 @pytest.fixture
@@ -115,12 +119,7 @@ def test_losses_of_masks_stay_what_they_were(double):
     inputs = tiny_inputs("mask2former")
     inputs["mask_labels"] = [torch.randint(2, (2, 64, 96)).double() for _ in range(2)]
     inputs["class_labels"] = [torch.tensor([0, 1])] * 2
-    want, want_grads = loss_and_gradients(model, inputs)
-    assert accelerate(model) > 0
-    loss, grads = loss_and_gradients(model, inputs)
-    torch.testing.assert_close(loss, want, rtol=1e-12, atol=0)
-    size = max(grad.abs().max() for grad in want_grads)
-    torch.testing.assert_close(grads, want_grads, rtol=1e-11, atol=1e-11 * float(size))
+    check_that_the_loss_stays(model, inputs)
 
 
 @pytest.mark.parametrize("name", KINDS)
