@@ -36,15 +36,17 @@ class SampleSearch:
 
     .. math::
         M(\delta) = \sum_i \mathbf{d}_i \, \mathbf{x}_{i + \delta}^\top, \qquad
-        U(\delta) = \frac{\lVert M(\delta) \rVert^2}
-        {\sum_i \lVert \mathbf{d}_i \rVert^2 \, \lVert \mathbf{x}_{i + \delta} \rVert^2}
+        n(\delta) = \sum_i \lVert \mathbf{d}_i \rVert^2 \, \lVert \mathbf{x}_{i + \delta} \rVert^2,
+        \qquad U(\delta) = \frac{\lVert M(\delta) \rVert^2}
+        {n(\delta) + 0.05 \max_{\delta'} n(\delta')}
 
     :math:`M(\delta)` is the gradient of a linear map of what stands at offset :math:`\delta`, were
     it added to the output: what the loss misses, as far as the features there could tell. What a
     node has already learned to use has no part in it, as its gradient has vanished. Nor has what
     all maps have in common, such as sky at the top, which would hide the rest; so batches should
     have several maps of one size. (A map that is alone of its size loses the mean of its nodes.)
-    Where features and gradient have nothing to do with each other, U is about 1.
+    Where features and gradient have nothing to do with each other, U is about 1; the second term of
+    its denominator makes it smaller at offsets that few pairs of nodes have, which say little.
 
     Sums run over all nodes of all iterations between the construction and :meth:`place`, and over
     all processes. They are correlations, for all offsets by one Fourier transform. Start once the
@@ -92,15 +94,13 @@ class SampleSearch:
             map longer than 64.
 
         Raises:
-            RuntimeError: If no gradient has passed one of the layers.
+            RuntimeError: If no gradient has passed one of the layers. No sample is then placed.
         """
-        found = {}
+        self.stop()
         for name, layer in self._layers.items():
-            layer.stop()
-            if layer.moment is None:
+            if layer.moment is None or not layer.moment.any():
                 raise RuntimeError(f"{name}: expected a gradient before samples are placed")
-            found[name] = layer.place()
-        return found
+        return {name: layer.place() for name, layer in self._layers.items()}
 
     def stop(self) -> None:
         r"""Stops searching without a change to any sample."""
@@ -124,7 +124,7 @@ class SampleSearch:
 
 
 class _LayerSearch:
-    """The sums of one layer: M ``[C, D, *window]`` and its scale ``[*window]``."""
+    """The sums of one layer: its moment M ``[C, D, *window]``, and n ``[*window]``, its scale."""
 
     def __init__(self, layer: RepGraphConv, offset: OffsetLinear) -> None:
         self.offset = offset
@@ -140,17 +140,30 @@ class _LayerSearch:
         return {"cell": self.cell, "moment": self.moment, "scale": self.scale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.cell, self.moment, self.scale = state["cell"], state["moment"], state["scale"]
-        if self.moment is not None and self.scale is not None:
-            device = self.offset.bias.device
-            self.moment, self.scale = self.moment.to(device), self.scale.to(device)
+        cell, moment, scale = (state.get(name) for name in ("cell", "moment", "scale"))
+        if moment is scale is None:
+            return
+        if not (
+            isinstance(cell, int)
+            and cell > 0
+            and isinstance(moment, Tensor)
+            and isinstance(scale, Tensor)
+            and moment.dtype == scale.dtype == torch.float32
+            and moment.shape[2:] == scale.shape
+            and scale.dim() == self.offset.num_axes
+        ):
+            raise ValueError(f"state: expected sums over {self.offset.num_axes} axes, got {state}")
+        # Copies: what was given may go on growing elsewhere.
+        device = self.offset.bias.device
+        self.cell = cell
+        self.moment, self.scale = moment.to(device, copy=True), scale.to(device, copy=True)
 
     def _listen(
         self, layer: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], out: Any
     ) -> None:
         given = dict(zip(("x", "edge_index"), inputs, strict=False)) | options
         x, grid = given["x"], given["edge_index"]
-        # Not along given edges, nor in evaluation.
+        # Not along given edges, nor where nothing is differentiated.
         if isinstance(grid, Grid) and isinstance(out, Tensor) and out.requires_grad:
             x = (x if isinstance(x, Tensor) else x[0]).detach()
             out.register_hook(lambda gradient: self._add(x, gradient, grid))
@@ -158,7 +171,7 @@ class _LayerSearch:
     @torch.no_grad()
     def _add(self, x: Tensor, gradient: Tensor, grid: Grid) -> None:
         # Half precision's scaled gradients sometimes overflow; the optimiser skips them too.
-        if not gradient.isfinite().all():
+        if x.numel() == 0 or not gradient.isfinite().all():
             return
         x, gradient = _narrow(x.float()), _narrow(gradient.float())
         if self.moment is None:

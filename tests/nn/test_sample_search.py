@@ -101,9 +101,12 @@ def test_usefulness_of_noise_is_one():
         x, d = (torch.randn(grid.num_nodes, 8).double() for _ in range(2))
         gradients(conv, x, grid, d)
     (useful,) = search.place().values()
-    # Where most pairs of nodes have the offset, of 361 offsets: nine standard deviations.
-    inner = useful[10:29, 10:29] * (1 + 0.05 / 0.5)
-    assert 0.9 < inner.mean() < 1.2
+    # As many pairs of nodes have an offset as two maps have nodes in common that are shifted by it.
+    shared = 20 - torch.arange(-19, 20).abs()
+    pairs = shared.unsqueeze(1) * shared / 400
+    inner = (useful * (pairs + 0.05) / pairs)[10:29, 10:29]
+    # Each of 361 is the mean of 64 squares: this is five standard deviations of their mean.
+    assert abs(inner.mean() - 1) < 0.05
 
 
 def test_only_offsets_change_and_they_learn_on():
@@ -155,6 +158,30 @@ def test_passes_without_gradients_and_other_graphs_do_not_count():
         search.place()
 
 
+def test_a_layer_without_a_gradient_leaves_all_samples_where_they_are():
+    used, unused = RepGraphBlock(8, 4), RepGraphBlock(8, 4, zero_init=True)
+    model = nn.ModuleDict({"used": used, "unused": unused})
+    before = [value.clone() for value in model.state_dict().values()]
+    search = SampleSearch(model)
+    maps = torch.randn(2, 8, 5, 5)
+    (used(maps) + unused(maps)).sum().backward()  # zero weights after it: its gradient is zero
+    with pytest.raises(RuntimeError, match=r"^unused\.conv: expected a gradient"):
+        search.place()
+    assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+def test_maps_without_nodes_say_nothing():
+    conv = layer()
+    search = SampleSearch(conv)
+    for height in (0, 4):
+        grid = Grid([[height, 5]] * 2)
+        x = torch.randn(grid.num_nodes, 3).double()
+        gradients(conv, x, grid, torch.randn(grid.num_nodes, 2).double())
+    (useful,) = search.place().values()
+    assert useful.shape == (7, 9)
+    assert useful.isfinite().all()
+
+
 def test_sums_continue_from_a_checkpoint():
     grid = Grid([[6, 5]])
     passes = [(torch.randn(30, 3).double(), torch.randn(30, 2).double()) for _ in range(4)]
@@ -177,3 +204,15 @@ def test_errors():
         SampleSearch(model)
     with pytest.raises(ValueError, match=r"^state: expected sums of \[''\], got \['other'\]"):
         SampleSearch(layer()).load_state_dict({"other": {}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cell": 0}, {"cell": "1"}, {"moment": None}, {"scale": torch.zeros(3)}, {"scale": [1.0]}],
+    ids=str,
+)
+def test_sums_of_another_form_are_refused(change):
+    state = {"cell": 1, "moment": torch.zeros(3, 2, 5, 5), "scale": torch.zeros(5, 5)}
+    SampleSearch(layer()).load_state_dict({"": state})
+    with pytest.raises(ValueError, match=r"^state: expected sums over 2 axes, got"):
+        SampleSearch(layer()).load_state_dict({"": state | change})
