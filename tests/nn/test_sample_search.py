@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, multiprocessing, nn
 
 from dyngraph import Grid
 from dyngraph.nn import BottleneckRepGraphBlock, RepGraphBlock, RepGraphConv, SampleSearch
@@ -79,8 +79,32 @@ def test_samples_stand_where_the_gradient_comes_from(channels, hidden, offset):
         gradients(conv, x, grid, d)
     search.place()
     assert conv.sampler.offset.bias.view(3, 2)[0].tolist() == list(offset)
-    places = conv.sampler.offset.bias.view(3, 2)
-    assert torch.pdist(places).min() >= 2
+
+
+def test_no_two_samples_stand_side_by_side():
+    conv, grid = layer(num_samples=4), Grid([[16, 16]] * 2)
+    nn.init.normal_(conv.sampler.offset.weight)
+    search = SampleSearch(conv)
+    # Smooth maps: what stands next to the best offset is nearly as good.
+    maps = nn.functional.avg_pool2d(torch.randn(2, 3, 16, 16).double(), 7, stride=1, padding=3)
+    x = grid.flatten(maps)
+    gradients(conv, x, grid, grid.flatten(maps.roll(4, 2))[:, :2])
+    search.place()
+    places = conv.sampler.offset.bias.view(4, 2)
+    assert torch.pdist(places).min() == 2  # and none at 1, or at the square root of 2
+    # All nodes have the same offsets, whatever they predicted before.
+    assert torch.equal(conv.sampler(x, grid).pos - grid.pos.unsqueeze(1), places.expand(512, 4, 2))
+
+
+def test_maps_that_are_larger_than_the_first_count_as_far_as_those():
+    conv = layer()
+    search, sizes = SampleSearch(conv), [(3, 4), (7, 6)]
+    passes = [(torch.randn(h * w, 3).double(), torch.randn(h * w, 2).double()) for h, w in sizes]
+    for size, (x, d) in zip(sizes, passes, strict=True):
+        gradients(conv, x, Grid([size]), d)
+    x, d = (torch.cat(parts) for parts in zip(*passes, strict=True))
+    want = dense(x, d, Grid(sizes), (2, 3))
+    torch.testing.assert_close(search.place()[""].double(), want, rtol=1e-4, atol=1e-5)
 
 
 def test_cells_stand_for_the_nodes_of_long_maps():
@@ -141,7 +165,8 @@ def test_gradients_that_overflow_are_left_out():
     x, d = torch.randn(20, 3).double(), torch.randn(20, 2).double()
     gradients(conv, x, grid, d)
     sums = search.state_dict()[""]["moment"].clone()
-    gradients(conv, x, grid, d * float("inf"))
+    d[7, 1] = float("inf")
+    gradients(conv, x, grid, d)
     assert torch.equal(search.state_dict()[""]["moment"], sums)
     conv(x=x, edge_index=grid).sum().backward()  # by keywords it counts as well
     assert not torch.equal(search.state_dict()[""]["moment"], sums)
@@ -191,11 +216,48 @@ def test_sums_continue_from_a_checkpoint():
         gradients(whole, x, grid, d)
     for x, d in passes[:2]:
         gradients(first, x, grid, d)
-    searches[2].load_state_dict(searches[1].state_dict())
+    state = searches[1].state_dict()
+    before = state[""]["moment"].clone()
+    searches[2].load_state_dict(state)
     for x, d in passes[2:]:
         gradients(second, x, grid, d)
+    assert torch.equal(state[""]["moment"], before)
     assert torch.equal(searches[0].place()[""], searches[2].place()[""])
     assert torch.equal(whole.sampler.offset.bias, second.sampler.offset.bias)
+
+
+def one_of_two(rank, folder):
+    """What one of two processes does, with maps of its own."""
+    rendezvous = f"file://{folder}/rendezvous"
+    distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2)
+    conv, search = searched(rank)
+    search.place()
+    torch.save(conv.sampler.offset.bias, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def searched(seed):
+    conv, grid = layer(), Grid([[6, 5]] * 2)
+    search = SampleSearch(conv)
+    torch.manual_seed(seed)
+    x, d = torch.randn(60, 3).double(), torch.randn(60, 2).double()
+    gradients(conv, x, grid, d)
+    return conv, search
+
+
+@pytest.mark.slow
+def test_processes_place_by_the_sums_of_all(tmp_path):
+    multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    (conv, search), (other, more) = (searched(seed) for seed in range(2))
+    sums, added = (each.state_dict()[""] for each in (search, more))
+    total = {name: sums[name] + added[name] for name in ("moment", "scale")}
+    search.load_state_dict({"": {"cell": 1} | total})
+    search.place()
+    more.place()
+    want = conv.sampler.offset.bias
+    assert not torch.equal(want, other.sampler.offset.bias)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), want)
 
 
 def test_errors():
