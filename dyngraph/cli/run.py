@@ -95,10 +95,6 @@ class Run(ABC, Generic[Data]):
     def image(self, picture: Tensor, classes: Mapping[str, Any], device: torch.device) -> Any:
         r"""A picture ``[3, H, W]``, uint8, as the network takes it, on its device."""
 
-    def label(self, data: Data, path: Path) -> Tensor | None:
-        r"""The true classes ``[H, W]`` of an image, if it is one of the data's."""
-        return None
-
     def fit(self, args: Namespace, config: str) -> None:
         data = self.data(args)
         classes = self.classes(data)
@@ -129,13 +125,14 @@ class Run(ABC, Generic[Data]):
             check_classes(self.checkpoint(args), classes, other)
             networks[Path(args.compare)] = self.placed_task(args.other, data, other)
         device = next(iter(networks.values())).device
+        labels = _labels(data, paths)
         for path, page in pages.items():
             picture = read_rgb(path, data.max_pixels)
             viewer = explore(
                 {_name(checkpoint, networks): task for checkpoint, task in networks.items()},
                 self.image(picture, classes, device),
                 picture=picture,
-                label=self.label(data, path),
+                label=labels.get(path),
                 class_names=classes["names"],
                 palette=torch.tensor(classes["palette"], dtype=torch.uint8),
                 threshold=args.threshold,
@@ -206,6 +203,24 @@ def _name(checkpoint: Path, others: Collection[Path]) -> str:
 @rank_zero_only
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _labels(data: ImageDataModule, images: Collection[Path]) -> dict[Path, Any]:
+    """The true classes or objects of those images that are the data's."""
+    labels: dict[Path, Any] = {}
+    for split in ("val", "train", "test"):
+        missing = {path.resolve(): path for path in images if path not in labels}
+        if not missing:
+            break
+        try:
+            dataset = data.load(split, augmented=False)
+        except (FileNotFoundError, ValueError):
+            # This split is not here.
+            continue
+        for index, path in enumerate(dataset.image_paths):
+            if path.resolve() in missing:
+                labels[missing[path.resolve()]] = dataset.load(index)[1]
+    return labels
 
 
 def _trainer(args: Namespace) -> lightning.Trainer:

@@ -50,19 +50,6 @@ class SegmentationRun(Run[SegmentationDataModule]):
     def image(self, picture: Tensor, classes: Mapping[str, Any], device: torch.device) -> Tensor:
         return eval_transform(**classes["normalization"])(picture).unsqueeze(0).to(device)
 
-    def label(self, data: SegmentationDataModule, path: Path) -> Tensor | None:
-        dataset_class = DATASETS[data.dataset]
-        for split in dataset_class.splits:
-            try:
-                dataset = dataset_class(data.root, split, max_pixels=data.max_pixels)
-            except (FileNotFoundError, ValueError):
-                # This split is not here.
-                continue
-            paths = [image.resolve() for image in dataset.image_paths]
-            if path.resolve() in paths:
-                return dataset.load(paths.index(path.resolve()))[1]
-        return None
-
     def add_predict_arguments(self, parser: ArgumentParser) -> None:
         help_ = "also write label ids, for Cityscapes' evaluation server"
         parser.add_argument("--label_ids", type=bool, default=False, help=help_)

@@ -136,6 +136,7 @@ class LogDetections(LogFigures):
             viewer = explore(
                 {"network": task},
                 [image.to(task.device)],
+                label=target,
                 class_names=self.dataset.class_names,
                 palette=self.dataset.palette,
                 title=f"image {number}",

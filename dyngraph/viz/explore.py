@@ -17,7 +17,7 @@ from dyngraph.data.labels import IGNORE
 from dyngraph.data.transforms import denormalize
 from dyngraph.models import HubModel
 from dyngraph.viz.colours import distinct_colours
-from dyngraph.viz.findings import Objects, Segmentation, read_output
+from dyngraph.viz.findings import Objects, Segmentation, read_objects, read_output
 from dyngraph.viz.packing import (
     choose_every,
     pack_classes,
@@ -43,7 +43,7 @@ def explore(
     image: Any,
     *,
     picture: Tensor | None = None,
-    label: Tensor | None = None,
+    label: Tensor | Mapping[str, Tensor] | None = None,
     class_names: Sequence[str] | None = None,
     palette: Tensor | None = None,
     threshold: float = 0.5,
@@ -69,7 +69,8 @@ def explore(
             a list of one image ``[3, H, W]`` in 0..1, as detectors take it; or a mapping of
             keyword arguments with ``pixel_values``, as models of transformers take them.
         picture: What is shown, ``[3, H, W]``, uint8. Defaults to ``image``.
-        label: The true classes ``[H, W]``; 255 for none.
+        label: The true classes ``[H, W]``; 255 for none. Of a detector, the true objects, as
+            torchvision's targets have them: ``boxes``, ``labels`` and, if there are any, ``masks``.
         class_names: The names of the classes. Defaults to the model's ``class_names``, else to
             numbers.
         palette: Their colours, ``[C, 3]``, uint8. Defaults to colours that are told apart.
@@ -103,7 +104,8 @@ def explore(
     else:
         shown = picture
     size = (pixels.shape[1], pixels.shape[2])
-    _check(shown, label, size)
+    _check_picture(shown, size)
+    true_classes, true_objects = _read_label(label, size)
     recordings = {name: record(each, partial(_run, each, image)) for name, each in models.items()}
     _check_layers(models, recordings)
     layers = [layer for recording in recordings.values() for layer in recording.layers]
@@ -113,13 +115,14 @@ def explore(
         for name, recording in recordings.items()
     }
     names = _class_names(class_names, models)
-    count = max(len(names), _num_classes(found.values(), label))
+    count = max(len(names), _num_classes([*found.values(), (None, true_objects)], true_classes))
     page = {
         "title": title,
         "picture": {"height": size[0], "width": size[1], "data": _jpeg(shown)},
         "classes": names + [f"class {number}" for number in range(len(names), count)],
         "palette": _palette(palette, count).tolist(),
-        "label": None if label is None else pack_classes(label),
+        "label": None if true_classes is None else pack_classes(true_classes),
+        "objects": pack_objects(true_objects),
         "models": [
             {
                 "name": name,
@@ -175,19 +178,45 @@ def _run(model: nn.Module, image: Any) -> Any:
     return model(**image) if isinstance(image, Mapping) else model(image)
 
 
-def _check(picture: Tensor, label: Tensor | None, size: tuple[int, int]) -> None:
+def _check_picture(picture: Tensor, size: tuple[int, int]) -> None:
     if picture.dtype != torch.uint8 or list(picture.shape) != [3, *size]:
         raise ValueError(
             f"picture: expected {[3, *size]}, uint8, as the image, "
             f"got {list(picture.shape)}, {picture.dtype}"
         )
+
+
+def _read_label(
+    label: Tensor | Mapping[str, Tensor] | None, size: tuple[int, int]
+) -> tuple[Tensor | None, Objects | None]:
+    """The true classes, or the true objects."""
+    if isinstance(label, Mapping):
+        _check_objects(label, size)
+        return None, read_objects(label, size)
     if label is None:
-        return
+        return None, None
     if tuple(label.shape) != size:
         raise ValueError(f"label: expected shape {list(size)}, got {list(label.shape)}")
     if label.min() < 0 or label.max() > IGNORE:
         low, high = int(label.min()), int(label.max())
         raise ValueError(f"label: expected classes in 0..{IGNORE}, got {low}..{high}")
+    return label, None
+
+
+def _check_objects(label: Mapping[str, Tensor], size: tuple[int, int]) -> None:
+    missing = [name for name in ("boxes", "labels") if name not in label]
+    if missing:
+        raise ValueError(f"label: expected boxes and labels, got none called {missing[0]!r}")
+    count = len(label["labels"])
+    for name, shape in [("boxes", [count, 4]), ("labels", [count]), ("masks", [count, *size])]:
+        if name in label and list(label[name].shape) != shape:
+            raise ValueError(
+                f"label: {name}: expected shape {shape}, got {list(label[name].shape)}"
+            )
+    if count and label["labels"].min() < 1:
+        raise ValueError(
+            f"label: labels: expected classes from 1, got {int(label['labels'].min())}"
+        )
 
 
 def _check_layers(models: Mapping[str, nn.Module], recordings: Mapping[str, Recording]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,8 @@ class Objects:
     """``[n, 4]``, (x, y, x, y), in pixels."""
     labels: Tensor
     """The numbers of their classes, ``[n]``, from 0."""
-    scores: Tensor
-    """``[n]``."""
+    scores: Tensor | None
+    """``[n]``, if they are not the true objects."""
     queries: Tensor | None
     """Which query has found each, ``[n]``, if queries have."""
     masks: Tensor | None
@@ -67,7 +68,7 @@ def read_output(
     if not isinstance(output, dict):
         return None, None
     if {"boxes", "labels", "scores"} <= set(output):
-        return None, _objects_of_torchvision(output, size, threshold)
+        return None, read_objects(output, size, threshold)
     if {"pred_boxes", "logits"} <= set(output) and output["pred_boxes"].shape[2] == 4:
         return None, _objects_of_transformers(output, size, threshold)
     scores = output.get("out", output.get("logits"))
@@ -90,21 +91,30 @@ def _segmentation(scores: Tensor, size: tuple[int, int]) -> Segmentation:
     return Segmentation(classes.cpu(), every, best.values.cpu(), best.indices.cpu(), num_classes)
 
 
-def _objects_of_torchvision(
-    found: dict[str, Tensor], size: tuple[int, int], threshold: float
+def read_objects(
+    objects: Mapping[str, Any], size: tuple[int, int], threshold: float = 0.0
 ) -> Objects:
-    found = {name: part.detach().cpu() for name, part in found.items()}
-    kept = found["scores"] >= threshold
+    r"""The objects of torchvision's detectors, or their targets, which have no scores.
+
+    Args:
+        objects: ``boxes``, ``labels`` from 1, and ``scores`` and ``masks``, if there are any.
+        size: The height and width of the image.
+        threshold: The smallest score of an object.
+    """
+    names = ("boxes", "labels", "scores", "masks")
+    parts = {name: objects[name].detach().cpu() for name in names if name in objects}
+    if "scores" in parts:
+        kept = parts["scores"] >= threshold
+        parts = {name: part[kept] for name, part in parts.items()}
     masks = None
-    if "masks" in found:
+    if "masks" in parts:
         masks = torch.zeros(size, dtype=torch.long)
         # The most certain last, on top.
-        inside = found["masks"][kept].view(-1, *size) >= 0.5
+        inside = parts["masks"].reshape(-1, *size) >= 0.5
         for number in reversed(range(len(inside))):
             masks[inside[number]] = number + 1
     # Label 0 is the background.
-    labels = found["labels"][kept] - 1
-    return Objects(found["boxes"][kept], labels, found["scores"][kept], None, masks)
+    return Objects(parts["boxes"], parts["labels"] - 1, parts.get("scores"), None, masks)
 
 
 def _objects_of_transformers(

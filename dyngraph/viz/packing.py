@@ -149,7 +149,7 @@ def pack_objects(found: Objects | None) -> dict[str, Any] | None:
     return {
         "boxes": [[round(x, 2) for x in box] for box in found.boxes.tolist()],
         "labels": found.labels.tolist(),
-        "scores": [round(score, 4) for score in found.scores.tolist()],
+        "scores": None if found.scores is None else [round(x, 4) for x in found.scores.tolist()],
         "queries": None if found.queries is None else found.queries.tolist(),
         "masks": None if found.masks is None else pack_classes(found.masks),
     }

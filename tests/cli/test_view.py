@@ -5,11 +5,12 @@ import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from small_runs import TINY_DETECTOR, TINY_SEGMENTER
 
 from dyngraph.cli import main
-from dyngraph.data import generate_coco, generate_scenes
+from dyngraph.data import CocoDetection, generate_coco, generate_scenes
 
 # About loaders without workers and logs of few steps.
 pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
@@ -101,6 +102,18 @@ def test_a_detector(tmp_path, capsys):
     (model,) = page["models"]
     assert model["layers"][0]["kind"] == "RepGraphConv"
     assert len(model["objects"]["boxes"]) > 0
+    # The image is one of the data that the run was trained on.
+    (_, target) = CocoDetection(coco, "val")[0]
+    true = page["objects"]
+    assert len(true["labels"]) > 0
+    assert [label + 1 for label in true["labels"]] == target["labels"].tolist()
+    assert torch.tensor(true["boxes"]).allclose(
+        target["boxes"].as_subclass(torch.Tensor), atol=0.01
+    )
+    assert true["scores"] is None
+    other = shutil.copy(image, tmp_path / "other.jpg")
+    main([*view, str(other)])
+    assert page_of(tmp_path / "other.html")["objects"] is None
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*view, f"--compare={tmp_path / 'run/other.ckpt'}", str(image)])

@@ -178,11 +178,22 @@ def test_detectors_pad_their_images():
 def test_bad_input_by_its_name():
     model, image = make_model(), torch.randn(1, 3, 16, 24)
     label = torch.zeros(16, 24, dtype=torch.long)
+    boxes, ones = torch.zeros(2, 4), torch.ones(2, dtype=torch.long)
     for options, message in [
         ({"picture": torch.zeros(3, 8, 8, dtype=torch.uint8)}, r"^picture: expected \[3, 16, 24\]"),
         ({"picture": torch.zeros(3, 16, 24)}, r"^picture: expected .* uint8.* got .*float32"),
         ({"label": label[:4]}, r"^label: expected shape \[16, 24\], got \[4, 24\]"),
         ({"label": label - 1}, r"^label: expected classes in 0..255, got -1..-1"),
+        ({"label": {"boxes": boxes}}, r"^label: expected boxes and labels, got none .* 'labels'"),
+        (
+            {"label": {"boxes": boxes, "labels": ones[:1]}},
+            r"^label: boxes: expected shape \[1, 4\]",
+        ),
+        (
+            {"label": {"boxes": boxes, "labels": ones, "masks": label}},
+            r"^label: masks: expected shape \[2, 16, 24\], got \[16, 24\]",
+        ),
+        ({"label": {"boxes": boxes, "labels": ones - 1}}, r"^label: labels: .* from 1, got 0"),
         ({"palette": torch.zeros(5, 3)}, r"^palette: expected \[C, 3\], uint8"),
         ({"palette": torch.zeros(4, 3, dtype=torch.uint8)}, r"^palette: expected 5 colours, got 4"),
     ]:

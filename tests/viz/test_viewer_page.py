@@ -13,7 +13,7 @@ from tiny_transformers import tiny_inputs, tiny_model
 from torch import nn
 
 from dyngraph import Grid
-from dyngraph.models import SmallTrunk, segmenter
+from dyngraph.models import SmallTrunk, mask_rcnn, segmenter
 from dyngraph.nn import DGMN2Conv, DGMNBlock, RepGraphConv
 from dyngraph.samplers import OffsetSampler
 from dyngraph.viz import capture_input, dynamic_nodes, explore, nonlocal_affinities
@@ -455,6 +455,44 @@ def test_the_objects_of_a_detector_of_transformers(show):
     for dot in dots:
         want = layer.weights["attention"][best, int(dot["data-head"]), int(dot["data-sample"])]
         assert float(dot["data-weight"]) == pytest.approx(float(want), abs=0.004)
+
+
+def test_the_true_objects_of_a_detector(show):
+    model = mask_rcnn("resnet18", context="repgraph", num_classes=2, min_size=32, max_size=64)
+    masks = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.uint8)
+    masks[0, 4:12, 6:26] = masks[1, 8:20, 10:14] = 1
+    boxes = torch.tensor([[6.0, 4, 26, 12], [10, 8, 14, 20]])
+    label = {"boxes": boxes, "labels": torch.tensor([2, 1]), "masks": masks}
+    image = [torch.rand(3, HEIGHT, WIDTH)]
+    page = show(explore(model, image, label=label, class_names=["cat", "dog"], threshold=1.0))
+    assert page.drawn("rect.box") == []
+    page.page.get_by_label("label", exact=True).fill("1")
+    page.state()
+    drawn = page.drawn("rect.box")
+    stage = page.stage().bounding_box()
+    # Below each other, the first on top.
+    for rect, (left, top, right, bottom) in zip(drawn, boxes.flip(0).tolist(), strict=True):
+        assert float(rect["x"]) == pytest.approx(left / WIDTH * stage["width"], abs=0.5)
+        assert float(rect["y"]) == pytest.approx(top / HEIGHT * stage["height"], abs=0.5)
+        assert float(rect["width"]) == pytest.approx(
+            (right - left) / WIDTH * stage["width"], abs=0.5
+        )
+        assert float(rect["height"]) == pytest.approx(
+            (bottom - top) / HEIGHT * stage["height"], abs=0.5
+        )
+    card = page.page.get_by_label("True objects")
+    assert card.locator("button").all_inner_texts() == ["dog", "cat"]
+    palette = page.page.evaluate("JSON.parse(document.getElementById('data').textContent).palette")
+    canvas = page.stage().locator("canvas").nth(1)
+    script = f"c => [...c.getContext('2d').getImageData(0, 0, {WIDTH}, {HEIGHT}).data]"
+    pixels = torch.tensor(canvas.evaluate(script)).view(HEIGHT, WIDTH, 4)
+    assert pixels[5, 7].tolist() == [*palette[1], 255]
+    assert pixels[9, 11].tolist() == [*palette[1], 255]
+    assert pixels[19, 13].tolist() == [*palette[0], 255]
+    assert pixels[0, 0, 3] == 0
+    # An object leads to its middle.
+    card.locator("button").last.click()
+    assert page.page.get_by_text("pixel 14, 12").count() == 1
 
 
 def test_texts_from_elsewhere_stay_texts(show):

@@ -440,13 +440,9 @@
       paint(panel.prediction, panel.classes, (c) => page.palette[c]);
     }
     if (objects) {
-      if (objects.masks) {
-        const masks = await unpack(objects.masks);
-        paint(panel.prediction, masks, (m) => (m ? page.palette[objects.labels[m - 1]] : null));
-      }
+      await paintMasks(panel.prediction, objects);
       panel.flags.append(...objects.boxes.map((box, i) => {
-        const name = `${className(objects.labels[i])} ${objects.scores[i].toFixed(2)}`;
-        const flag = el("span", { class: "flag" }, swatch(classColour(objects.labels[i]), true), name);
+        const flag = el("span", { class: "flag" }, ...objectName(objects, i));
         flag.style.left = `${(100 * Math.max(0, box[0])) / width}%`;
         flag.style.top = `${(100 * Math.max(0, box[1])) / height}%`;
         return flag;
@@ -456,6 +452,17 @@
       shared.label ??= await unpack(page.label);
       paint(panel.label, shared.label, (c) => page.palette[c]);
     }
+    if (page.objects) await paintMasks(panel.label, page.objects);
+  }
+
+  async function paintMasks(canvas, objects) {
+    if (!objects.masks) return;
+    paint(canvas, await unpack(objects.masks), (m) => (m ? page.palette[objects.labels[m - 1]] : null));
+  }
+
+  function objectName({ labels, scores }, i) {
+    const name = className(labels[i]);
+    return [swatch(classColour(labels[i]), true), scores ? `${name} ${scores[i].toFixed(2)}` : name];
   }
 
   function scoresAt(panel, pixel) {
@@ -642,7 +649,8 @@
       drawHeat(panel, heat, map, most, [1, 1]);
       drawNode(node);
     }
-    drawObjects(panel, marks, box);
+    drawBoxes(page.objects, "label", marks, box);
+    drawBoxes(panel.model.objects, "prediction", marks, box);
     panel.drawing.replaceChildren(reading, threads, dots, marks);
     panel.prediction.style.opacity = shared.blend.prediction ?? 0;
     panel.flags.style.opacity = shared.blend.prediction > 0 ? 1 : 0;
@@ -652,11 +660,11 @@
     return state;
   }
 
-  function drawObjects(panel, marks, box) {
-    const { objects } = panel.model;
-    if (!objects || !(shared.blend.prediction > 0)) return;
+  /** True objects are dashed. */
+  function drawBoxes(objects, layer, marks, box) {
+    if (!objects || !(shared.blend[layer] > 0)) return;
     objects.boxes.forEach(([left, top, right, bottom], i) => {
-      const rect = svg("rect", { class: "box", x: (left / width) * box.width, y: (top / height) * box.height,
+      const rect = svg("rect", { class: `box ${layer}`, x: (left / width) * box.width, y: (top / height) * box.height,
         width: ((right - left) / width) * box.width, height: ((bottom - top) / height) * box.height,
         stroke: classColour(objects.labels[i]) });
       marks.prepend(rect);
@@ -743,7 +751,8 @@
     cards.push(card(`${title} · pixel ${pixel.join(", ")}`, el("table", {}, el("thead", {}, header), el("tbody", {}, ...rows)),
       el("p", { class: "soft" }, notes.join("; "))));
     if (model.segmentation || page.label) cards.push(classCard(panel, pixel, state));
-    if (model.objects) cards.push(objectCard(panel));
+    if (model.objects) cards.push(objectCard("Objects", model.objects, panel));
+    if (page.objects) cards.push(objectCard("True objects", page.objects, panel));
     cards.push(histogramCard(panel, node, state));
     cards.push(storedCard(panel));
     panel.info.replaceChildren(...cards);
@@ -772,8 +781,7 @@
     return card("Class scores", ...parts);
   }
 
-  function objectCard(panel) {
-    const { objects } = panel.model;
+  function objectCard(title, objects, panel) {
     const buttons = objects.boxes.map((box, i) => {
       const go = () => {
         const query = objects.queries?.[i];
@@ -784,10 +792,9 @@
           moveTo((box[1] + box[3]) / 2 / height, (box[0] + box[2]) / 2 / width);
         }
       };
-      return el("button", { type: "button", onclick: go }, swatch(classColour(objects.labels[i]), true),
-        `${className(objects.labels[i])} ${objects.scores[i].toFixed(2)}`);
+      return el("button", { type: "button", onclick: go }, ...objectName(objects, i));
     });
-    return card("Objects", buttons.length ? el("div", { class: "objects" }, ...buttons) : el("p", { class: "soft" }, "none"));
+    return card(title, buttons.length ? el("div", { class: "objects" }, ...buttons) : el("p", { class: "soft" }, "none"));
   }
 
   function histogramCard(panel, node, state) {
@@ -850,7 +857,7 @@
       oninput: (event) => { shared.blend[key] = Number(event.target.value); draw(); },
     }));
     if (page.models.some((model) => model.segmentation || model.objects)) parts.push(slider("prediction", "prediction"));
-    if (page.label) parts.push(slider("label", "label"));
+    if (page.label || page.objects) parts.push(slider("label", "label"));
     const box = { type: "checkbox", onchange: (event) => { shared.read = event.target.checked; draw(); } };
     if (shared.read) box.checked = "";
     parts.push(el("label", { class: "tool", title: "The nodes between which samples are interpolated" }, el("input", box), "nodes read"));
