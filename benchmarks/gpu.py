@@ -46,13 +46,17 @@ def contenders(case: str, dtype: torch.dtype) -> dict[str, Contender]:
     if "all nodes" in case:
         made["Non-local (dense matrix)"] = Contender(dense_attention, made[OURS].inputs, False)
     return {
-        name: contender._replace(inputs=moved(contender, dtype)) for name, contender in made.items()
+        # FlexAttention has a gradient here.
+        name: contender._replace(inputs=moved(contender, dtype), has_gradient=True)
+        for name, contender in made.items()
     }
 
 
 def moved(contender: Contender, dtype: torch.dtype) -> list[Tensor]:
-    *features, pos = contender.inputs
-    return [x.to(DEVICE, dtype) for x in features] + [pos.to(DEVICE)]
+    # Positions have two coordinates.
+    return [
+        x.to(DEVICE, torch.float32 if x.shape[-1] == 2 else dtype) for x in contender.inputs
+    ]
 
 
 def measure_operators(rounds: int, bandwidth: float) -> dict[str, dict]:
@@ -92,15 +96,22 @@ def dense(run: Callable[[], None]) -> Callable[[], None]:
 
 def measure_blocks(rounds: int) -> dict[str, dict]:
     results = {}
-    for case, ((channels, size), makers) in tqdm(BLOCKS.items(), unit="case"):
-        maps = torch.randn(1, channels, *size, device=DEVICE)
-        maps = maps.contiguous(memory_format=torch.channels_last)
-        blocks = {name: make(channels).to(DEVICE) for name, make in makers.items()}
-        result: dict[str, dict] = {name: {} for name in (*blocks, "Non-local, dense matrix")}
+    for case, ((channels, size), layout, makers) in tqdm(BLOCKS.items(), unit="case"):
+        maps = torch.randn(1, channels, *size, device=DEVICE).contiguous(memory_format=layout)
+        blocks = {
+            name: make(channels).to(DEVICE, memory_format=layout) for name, make in makers.items()
+        }
+        nonlocal_name, nonlocal_block = next(iter(blocks.items()))
+        dense_name = f"{nonlocal_name}, dense matrix"
+        result: dict[str, dict] = {name: {} for name in (*blocks, dense_name)}
         for label in (*BLOCK_PASSES, "layer"):
-            runs = {name: block_run(block, maps, label) for name, block in blocks.items()}
+            runs = {
+                name: block_run(block, maps, label)
+                for name, block in blocks.items()
+                if label != "layer" or hasattr(block, "conv")
+            }
             if label != "layer":
-                runs["Non-local, dense matrix"] = dense(block_run(blocks["Non-local"], maps, label))
+                runs[dense_name] = dense(block_run(nonlocal_block, maps, label))
             for name, milliseconds in times(runs, rounds, DEVICE).items():
                 megabytes = peak_memory(runs[name], DEVICE)
                 result[name][label] = {"ms": milliseconds, "MB": megabytes}
@@ -137,11 +148,12 @@ def report_blocks(results: dict[str, dict]) -> str:
     rows = []
     for case, result in results.items():
         rows.append([f"**{case}**", *[""] * (3 * len(BLOCK_PASSES) + 1)])
+        baseline = next(iter(result.values()))
         for name, passes in result.items():
             cells = [name]
             for label in BLOCK_PASSES:
                 found = passes[label]
-                ratio = result["Non-local"][label]["ms"] / found["ms"]
+                ratio = baseline[label]["ms"] / found["ms"]
                 cells += [f"{found['ms']:.2f}", f"{ratio:.1f}", f"{found['MB']:.0f}"]
             share = passes["layer"]["ms"] / passes["forward"]["ms"] if "layer" in passes else None
             rows.append([*cells, "" if share is None else f"{share:.0%}"])

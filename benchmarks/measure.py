@@ -126,7 +126,7 @@ def bars(cases: dict[str, dict[str, dict[str, Any]]], passes: list[str]) -> Figu
     (panels,) = figure.subplots(1, len(passes), sharey=True, squeeze=False)
     for axes, label in zip(panels, passes, strict=True):
         values = [
-            contender[label]["ms"]
+            contender[label]["ms"] if label in contender else float("nan")
             for contenders in cases.values()
             for contender in contenders.values()
         ]

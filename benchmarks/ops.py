@@ -8,10 +8,13 @@ memory held beyond the inputs. All contenders of a case are first checked to com
 except for attention to all nodes and the prediction's matrix product without sampling. This
 product, and the prediction with its corners given, show the limit. Each contender gets its inputs
 in its own layout: channels first for PyTorch and torchvision, as is usual, and for `grid_sample`
-also channels_last, where it is faster.
+also channels_last, where it is faster. torch-ms-deform-attn, a C++ extension for deformable
+attention, takes part where it is installed. FlexAttention is compiled, and only forward: on a CPU
+it has no gradient.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from measure import arguments, bars, peak_memory, table, times, write
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torchvision.ops import deform_conv2d
 from tqdm import tqdm
 from transformers.models.deformable_detr.modeling_deformable_detr import (
@@ -43,6 +47,7 @@ class Contender(NamedTuple):
     run: Callable[..., Tensor]
     inputs: list[Tensor]
     same_function: bool = True
+    has_gradient: bool = True
 
 
 def grid_sample(x: Tensor, pos: Tensor, size: tuple[int, int]) -> Tensor:
@@ -186,10 +191,71 @@ def levels_case(
     weight = torch.randn(locations.shape[:-1]).flatten(3).softmax(dim=-1)
     value = torch.randn(batch_size, len(nodes), heads, width)
     inputs = [value, locations, weight.view(locations.shape[:-1])]
-    return {
+    contenders = {
         OURS: Contender(partial(dyngraph, backend=backend), inputs),
         PLAIN: Contender(partial(dyngraph, backend="torch"), inputs),
         "transformers' grid_sample": Contender(transformers, inputs),
+    }
+    with suppress(ImportError):
+        from torch_ms_deform_attn import ms_deform_attn
+
+        counts = torch.tensor([height * width for height, width in shapes])
+        levels = torch.tensor(shapes), counts.cumsum(0) - counts
+
+        def extension(value: Tensor, locations: Tensor, weight: Tensor) -> Tensor:
+            return ms_deform_attn(value, *levels, locations, weight)
+
+        contenders["torch-ms-deform-attn"] = Contender(extension, inputs)
+    return contenders
+
+
+def window_case(
+    size: tuple[int, int], heads: int, width: int, reach: int, backend: str
+) -> dict[str, Contender]:
+    """Attention to windows that stay inside the map, as NATTEN's do."""
+    (height, columns), nodes = size, size[0] * size[1]
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        down = key // columns - (query // columns).clamp(reach, height - 1 - reach)
+        right = key % columns - (query % columns).clamp(reach, columns - 1 - reach)
+        return (down.abs() <= reach) & (right.abs() <= reach)
+
+    @cache
+    def blocks(device: torch.device) -> BlockMask:
+        return create_block_mask(seen, None, None, nodes, nodes, device=str(device))
+
+    @cache
+    def mask(device: torch.device) -> Tensor:
+        node = torch.arange(nodes, device=device)
+        return seen(node, node, node.unsqueeze(1), node)
+
+    compiled = torch.compile(flex_attention)
+
+    def attend(attention: Callable[..., Tensor], parts: tuple[Tensor, ...]) -> Tensor:
+        heads_first = [part.view(1, nodes, heads, width).transpose(1, 2) for part in parts]
+        return attention(*heads_first, scale=1.0).transpose(1, 2).reshape(nodes, -1)
+
+    def flex(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
+        attention = partial(compiled, block_mask=blocks(query.device))
+        return attend(attention, (query, key, value))
+
+    def masked(query: Tensor, key: Tensor, value: Tensor, pos: Tensor) -> Tensor:
+        attention = partial(F.scaled_dot_product_attention, attn_mask=mask(query.device))
+        return attend(attention, (query, key, value))
+
+    def dyngraph(query: Tensor, key: Tensor, value: Tensor, pos: Tensor, backend: str) -> Tensor:
+        near = Neighborhood(Grid([size]), pos)
+        return sampled_attention(query, key, value, near, heads, backend=backend)
+
+    taps = torch.cartesian_prod(*[torch.arange(-reach, reach + 1)] * 2)
+    middle = Grid([size]).pos.clamp(min=reach).minimum(torch.tensor(size) - 1.0 - reach)
+    inputs = [0.1 * torch.randn(nodes, heads * width) for _ in range(3)]
+    inputs.append(middle.unsqueeze(1) + taps)
+    return {
+        OURS: Contender(partial(dyngraph, backend=backend), inputs),
+        PLAIN: Contender(partial(dyngraph, backend="torch"), inputs),
+        "FlexAttention": Contender(flex, inputs, has_gradient=False),
+        "SDPA with a mask": Contender(masked, inputs),
     }
 
 
@@ -235,6 +301,9 @@ CASES = {
     "deformable attention, 3 levels of 512x512, batch 2": lambda backend: levels_case(
         [(64, 64), (32, 32), (16, 16)], 2, None, backend
     ),
+    "attention to windows of 7x7, 56x56, 4 heads of 32": lambda backend: window_case(
+        (56, 56), 4, 32, 3, backend
+    ),
     "attention against all nodes, 128x256, C 256": lambda backend: nonlocal_case(
         (128, 256), 256, 9, backend
     ),
@@ -247,9 +316,10 @@ def measure(
     """Times and memory of each contender, after a check that all compute the same."""
     with torch.no_grad():
         expected = contenders[OURS].run(*contenders[OURS].inputs)
-        for run, inputs, same_function in contenders.values():
-            if same_function:
-                torch.testing.assert_close(run(*inputs), expected, rtol=tolerance, atol=tolerance)
+        for contender in contenders.values():
+            if contender.same_function:
+                out = contender.run(*contender.inputs)
+                torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
 
     def forward(contender: Contender) -> Callable[[], None]:
         def call() -> None:
@@ -266,7 +336,11 @@ def measure(
     passes = {"forward": forward, "forward + backward": training}
     results: dict[str, dict] = {name: {} for name in contenders}
     for label, make in passes.items():
-        runs = {name: make(contender) for name, contender in contenders.items()}
+        runs = {
+            name: make(contender)
+            for name, contender in contenders.items()
+            if contender.has_gradient or label == "forward"
+        }
         for name, milliseconds in times(runs, rounds, device).items():
             results[name][label] = {"ms": milliseconds, "MB": peak_memory(runs[name], device)}
     return results
@@ -282,7 +356,7 @@ def report(results: dict) -> str:
                 ours = contenders[OURS][label]
                 ratio = passed["ms"] / ours["ms"]
                 cells += [f"{passed['ms']:.1f}", f"{ratio:.1f}", f"{passed['MB']:.0f}"]
-            rows.append(cells)
+            rows.append(cells + [""] * (7 - len(cells)))
     header = ["", "forward, ms", "ratio", "MB", "forward + backward, ms", "ratio", "MB"]
     return table(header, rows)
 

@@ -28,9 +28,10 @@ html_theme = "furo"
 html_title = f"dyngraph {version}"
 html_math_renderer = "mathml"
 html_static_path = ["static"]
-html_css_files = ["formulas.css"]
+html_css_files = ["formulas.css", "gallery.css", "versions.css"]
+html_js_files = ["versions.js"]
 
-myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "force"

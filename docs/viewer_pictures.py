@@ -1,4 +1,5 @@
-"""The pictures of the viewer's page: screenshots of it, of networks trained on the demo's scenes.
+"""The pictures of the viewer's page: screenshots of it, of networks trained on the demo's scenes,
+and RepGraph's page in motion.
 
 RepGraph and DGMN are the demo's. DGMN2, and an encoder of transformers' Deformable DETR with a
 classifier on its finest map, are trained first, unless they are in ``runs/viewer`` already.
@@ -121,6 +122,32 @@ def save(page: Page, path: Path) -> None:
     print(path, path.stat().st_size)
 
 
+def film(page: Page, path: Path) -> None:
+    """The pointer's way over the road and back over the houses, in all three views."""
+    page.set_viewport_size({"width": 1000, "height": 600})
+    frames, milliseconds = [], []
+
+    def look(wait: int) -> None:
+        page.wait_for_timeout(100)
+        frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+        milliseconds.append(wait)
+
+    road = [(54, column) for column in range(20, 108, 4)]
+    houses = [(26, column) for column in range(104, 20, -4)]
+    for step, (row, column) in enumerate([*road, *houses]):
+        point(page, row, column)
+        look(1200 if step == 0 else 120)
+    for view in ("Who listens", "Density"):
+        page.get_by_role("radio", name=view).click()
+        point(page, 8, 76)
+        look(2500)
+    # One palette for all: pixels that do not change are stored once.
+    colours = frames[0].quantize(128)
+    first, *others = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    print(path, path.stat().st_size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -167,6 +194,8 @@ def main() -> None:
                 page.get_by_role("tab", name="8 × 16").click()  # noqa: RUF001
             point(page, 54, 64)
             save(page, args.out / f"viewer_{path.stem}.png")
+            if name == "RepGraph":
+                film(page, args.out / "viewer.gif")
             context.close()
         browser.close()
 

@@ -209,6 +209,7 @@ class Doubled(torch.nn.Module):
         return 2 * grid.unflatten_runs(x)[0], grid.pos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["compile", "export"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_grid_of_integers_inside_a_program(dynamic, how):

@@ -408,6 +408,7 @@ class Fixed(torch.nn.Module):
         return interpolate(x, self.near) * interpolate(x, self.near)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_program_takes_a_neighborhood_from_outside(strict):
     grid = Grid([[3, 4]])

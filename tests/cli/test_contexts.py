@@ -130,6 +130,7 @@ def networks(monkeypatch):
     return built
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "expected"),
     [

@@ -74,6 +74,7 @@ def figures(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lines_have_the_numbers_of_the_logs(kind, runs, figures, tmp_path, capsys):
     capsys.readouterr()
@@ -95,6 +96,7 @@ def test_lines_have_the_numbers_of_the_logs(kind, runs, figures, tmp_path, capsy
             assert line.get_ydata().tolist() == [*logged.values()]
 
 
+@pytest.mark.slow
 def test_metrics_and_labels(runs, figures, tmp_path):
     folders = [str(runs / f"segmentation/{name}") for name in "ab"]
     metrics = ["loss", "iou/road", "miou"]

@@ -73,6 +73,7 @@ def test_train_score_and_predict(data, tmp_path, capsys, pictures):
                 assert image.size[0] > 0
 
 
+@pytest.mark.slow
 def test_what_the_server_of_cityscapes_takes(data, tmp_path, capsys):
     """Test images in Cityscapes' own folders; its own code finds and reads the files."""
     judge = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
@@ -133,6 +134,7 @@ def test_training_on_all_images_at_one_of_several_scales(name, data, tmp_path, c
     assert (found["scales"], found["train_split"]) == ([0.75, 1.0], "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_judge_agrees_with_validation(name, data, tmp_path, capsys):
     """On the files that were written, for Cityscapes the official one."""

@@ -90,6 +90,7 @@ def test_mistakes_are_named(scenes, image, tmp_path, capsys):
     assert list(tmp_path.glob("*.html")) == []
 
 
+@pytest.mark.slow
 def test_a_detector(tmp_path, capsys):
     coco = tmp_path / "coco"
     generate_coco(coco, num_train=2, num_val=1, progress=False)

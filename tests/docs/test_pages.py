@@ -1,5 +1,6 @@
 """The built pages: links lead somewhere, and formulas are drawn without a network."""
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -81,4 +82,41 @@ def test_formulas_are_drawn_without_a_network(built):
             assert not [sign for sign in ("\\", "$", "{", "}") if sign in text]
         assert requests
         assert all(url.startswith("file:") for url in requests)
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_another_version_is_chosen(built, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    publish = runpy.run_path(str(DOCS / "publish.py"))["publish"]
+    site = tmp_path / "site"
+    for version in ("0.2.0", "main", "0.10.0"):
+        publish(built, site, version)
+    new = "reference/pictures.html"
+    (built / new).rename(tmp_path / "left_out.html")
+    try:
+        publish(built, site, "0.2.0")
+    finally:
+        (tmp_path / "left_out.html").rename(built / new)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_context(offline=True).new_page()
+        # The site leads to the newest release.
+        page.goto((site / "index.html").as_uri())
+        page.wait_for_url("**/site/0.10.0/index.html")
+        choice = page.get_by_label("Version")
+        assert choice.locator("option").all_inner_texts() == ["main", "0.10.0", "0.2.0"]
+        assert choice.input_value() == "0.10.0"
+        # The same page of another version, or its first if it has no such page.
+        page.goto((site / "main" / new).as_uri())
+        choice.select_option("0.10.0")
+        page.wait_for_url(f"**/site/0.10.0/{new}")
+        choice.select_option("0.2.0")
+        page.wait_for_url("**/site/0.2.0/index.html")
+        # Pages that stand alone have nothing to choose.
+        page.goto((built / "index.html").as_uri())
+        assert choice.count() == 0
         browser.close()

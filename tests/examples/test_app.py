@@ -67,6 +67,7 @@ def test_a_network_without_samples(tmp_path):
     assert text == "This network has no layer that listens to samples."
 
 
+@pytest.mark.slow
 def test_a_detector_from_a_folder(tmp_path):
     mask_rcnn("resnet10", context="repgraph", num_classes=3, min_size=64).save_pretrained(tmp_path)
     shown, frame = app.Demo(str(tmp_path))(PIXELS)

@@ -177,6 +177,7 @@ def layer_and_inputs(name):
     return layer, *calls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_layers_are_compiled_in_one_piece(name):
     torch.compiler.reset()
@@ -196,6 +197,7 @@ class FirstOutputs(nn.Module):
         return self.model(pixel_values)[:2]
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_with_our_operator():
     model = FirstOutputs(tiny_model("rf_detr"))
     x = tiny_inputs("rf_detr")["pixel_values"]

@@ -88,6 +88,7 @@ def assert_equal(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_loaded_model_is_equal_to_the_bit(kind, tmp_path):
     model = trained(MODELS[kind])

@@ -230,6 +230,7 @@ def test_compile_without_breaks(name):
     torch.testing.assert_close(everything[1], everything[0])
 
 
+@pytest.mark.slow
 def test_compiled_models_notice():
     model = SmallTrunk(4).eval()
     compiled = torch.compile(model, backend="eager")

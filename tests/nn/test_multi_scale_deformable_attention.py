@@ -81,6 +81,7 @@ def test_heads_look_in_directions_of_their_own():
         assert levels == 2 * [[[x * k, y * k] for k in (1, 2, 3)]]
 
 
+@pytest.mark.slow
 def test_compiling():
     torch.compiler.reset()
     _, ours = make()

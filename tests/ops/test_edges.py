@@ -141,6 +141,7 @@ def test_other_rows_may_hold_anything(backend):
     assert gather_sum(torch.ones(4, 1, 2), table, index, backend).tolist() == [[2, 4]] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 4, 5), (3, 8, 2), (0, 4, 5), (3, 0, 2)])
 @pytest.mark.parametrize("own", [False, True])
 def test_gradients_to_second_order(own, shape):

@@ -180,6 +180,7 @@ def test_gradcheck(function, num_axes, padding_mode, backend):
     assert torch.autograd.gradcheck(outputs, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_gradgradcheck(function, backend):
@@ -383,6 +384,7 @@ def test_triton_agrees_in_float32(function, backend, case):
     assert_equal_to_torch(function, backend, case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_two_runs_give_equal_bits(function, backend):

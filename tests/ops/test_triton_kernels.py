@@ -77,6 +77,7 @@ def test_without_atomics_scatter_uses_none(deterministic, monkeypatch):
         edges.scatter_sum(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shared", [True, False])
 def test_half_types(shared, dtype):

@@ -168,6 +168,7 @@ def test_a_seed_determines_a_run(scenes, tmp_path):
             assert_same_end(tmp_path / "a", tmp_path / other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails_at", [3, 5])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(

@@ -186,6 +186,7 @@ def test_a_block_in_a_network_learns():
     assert not [name for name, p in network.named_parameters() if not p.grad.any()]
 
 
+@pytest.mark.slow
 def test_compile():
     torch._dynamo.reset()
     block = make(rates=(2,), fusion="sum")

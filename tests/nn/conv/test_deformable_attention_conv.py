@@ -121,6 +121,7 @@ def test_by_hand():
     assert out.tolist() == [[42.0], [0.0]]
 
 
+@pytest.mark.slow
 def test_compiling():
     torch.compiler.reset()
     conv, grid = make(), Grid(SIZES)
