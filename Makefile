@@ -21,8 +21,8 @@ test-slow: $(VENV)/.dev
 # other. Nothing else calls them.
 test-pyg: $(VENV)/.dev
 	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
-	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn/conv tests/test_neighborhood.py
-	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/ops tests/nn/block -k pyg
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 -m "not slow" tests/nn/conv tests/test_neighborhood.py
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 -m "not slow" tests/ops tests/nn/block -k pyg
 
 # The operators and layers with the oldest PyTorch that is supported, in an environment of its own.
 test-floor: $(VENV)-floor/.done

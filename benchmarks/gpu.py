@@ -54,9 +54,7 @@ def contenders(case: str, dtype: torch.dtype) -> dict[str, Contender]:
 
 def moved(contender: Contender, dtype: torch.dtype) -> list[Tensor]:
     # Positions have two coordinates.
-    return [
-        x.to(DEVICE, torch.float32 if x.shape[-1] == 2 else dtype) for x in contender.inputs
-    ]
+    return [x.to(DEVICE, torch.float32 if x.shape[-1] == 2 else dtype) for x in contender.inputs]
 
 
 def measure_operators(rounds: int, bandwidth: float) -> dict[str, dict]:
