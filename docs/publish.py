@@ -36,7 +36,7 @@ def _is_version(name: str) -> bool:
 
 
 def _age(name: str) -> tuple[int, ...]:
-    """main is the newest, then the releases."""
+    """The newest first: main, then the releases."""
     return () if name == "main" else tuple(-int(part) for part in name.split("."))
 
 

@@ -141,8 +141,12 @@ def film(page: Page, path: Path) -> None:
         page.get_by_role("radio", name=view).click()
         point(page, 8, 76)
         look(2500)
-    # One palette for all: pixels that do not change are stored once.
-    colours = frames[0].quantize(128)
+    # One palette for all views: pixels that do not change are stored once.
+    width, height = frames[0].size
+    views = Image.new("RGB", (width, 3 * height))
+    for number, frame in enumerate((frames[0], *frames[-2:])):
+        views.paste(frame, (0, number * height))
+    colours = views.quantize(256)
     first, *others = [frame.quantize(palette=colours, dither=Image.Dither.NONE) for frame in frames]
     first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
     print(path, path.stat().st_size)
