@@ -76,6 +76,7 @@ def load(folder):
     return torch.load(folder / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_resuming_to_train_longer(root, tmp_path):
     run = tmp_path / "run"
     main(["fit", *arguments(root, run, steps=2), "--model.lr=0.1"])

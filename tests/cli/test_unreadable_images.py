@@ -97,6 +97,7 @@ def test_strict_ends_at_the_first(trained, images, tmp_path, task, capsys):
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_no_results_for_the_evaluation_server(coco, trained, images, tmp_path, capsys):
     info = coco / "annotations/instances_train2017.json"
     arguments = [f"--out={tmp_path / 'out'}", f"--image_info={info}"]

@@ -3,9 +3,12 @@
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_page_holds_the_tables_of_its_script():
     script = runpy.run_path(str(ROOT / "benchmarks/ablations.py"))
     page = (ROOT / "docs/ablations.md").read_text(encoding="utf-8")

@@ -171,6 +171,7 @@ def test_by_name_in_another_process_without_the_net(kind, tmp_path):
     assert result.stdout == f"{type(model).__name__} {tuple(names)}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["segmenter", "detector"])
 def test_pretrained_weights_are_not_looked_for_again(kind, tmp_path, monkeypatch):
     pretrained = resnet18().state_dict()

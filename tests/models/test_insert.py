@@ -254,6 +254,7 @@ def test_export(name, strict):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["before", "after"])
 @pytest.mark.parametrize("target", ["layer3.1", "layer3", "layer3.1.conv2"])
 def test_equals_the_pieces_by_hand(side, target):

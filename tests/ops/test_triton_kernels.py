@@ -36,6 +36,7 @@ def outputs_and_gradients(shared, dtype=torch.float32, rounded=torch.float32):
     return [out, alpha, *torch.autograd.grad(loss, inputs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_without_atomics_the_same(deterministic, shared):
     without = outputs_and_gradients(shared)
@@ -43,6 +44,7 @@ def test_without_atomics_the_same(deterministic, shared):
     torch.testing.assert_close(outputs_and_gradients(shared), without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_without_atomics_none_is_used(deterministic, monkeypatch, shared):
     """The kernel adds to the tables that it gets, by atomics."""
