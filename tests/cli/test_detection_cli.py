@@ -99,6 +99,7 @@ def test_results_for_the_evaluation_server(coco, config, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_prediction_needs_no_image_of_the_data_set(coco, config, tmp_path):
     annotations = tmp_path / "elsewhere/annotations/instances_val2017.json"
     annotations.parent.mkdir(parents=True)

@@ -117,6 +117,7 @@ def test_mistakes_in_files(root, tmp_path, capsys):
     assert str(mask) in mistake(["fit", *run], capsys)
 
 
+@pytest.mark.slow
 def test_folders_and_files_are_told_apart(root, tmp_path, capsys):
     run = [*TINY, f"--data.root={root}", f"--trainer.folder={tmp_path / 'run'}"]
     main(["fit", *run, "--network.context=none"])

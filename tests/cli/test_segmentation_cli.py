@@ -170,6 +170,7 @@ def test_wrong_arguments_are_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_wrong_checkpoints_are_named(data, tmp_path):
     run = [f"--data.root={data / 'cityscapes'}", *TINY, f"--trainer.folder={tmp_path}"]
     checkpoint = tmp_path / "last.ckpt"

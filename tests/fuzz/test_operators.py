@@ -141,6 +141,7 @@ def test_what_is_not_finite_goes_along_edges_and_no_further(data):
     assert_not_finite_alike(case, data.draw(broken(case[1], FUNCTIONS[case[0]])), ["torch", "pyg"])
 
 
+@pytest.mark.slow
 @FEW
 @given(data=st.data())
 def test_triton_agrees_on_what_is_not_finite(data):
