@@ -13,7 +13,7 @@ demo: $(VENV)/.train
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-# Whole runs, killed processes, compiled and exported models.
+# Whole runs, killed processes, compiled and exported models, gradients by differences.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
