@@ -13,7 +13,7 @@ demo: $(VENV)/.train
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
-# Whole runs, killed processes, compiled and exported models, gradients by differences.
+# Whole runs, killed processes, compiled and exported models, second derivatives.
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
@@ -21,13 +21,16 @@ test-slow: $(VENV)/.dev
 # other. Nothing else calls them.
 test-pyg: $(VENV)/.dev
 	PYTHON=$(BIN)/python sh tests/pyg_extensions.sh $(VENV)-pyg
-	$(VENV)-pyg/bin/python -m pytest -q -n 2 -m "not slow" tests/nn/conv tests/test_neighborhood.py
-	$(VENV)-pyg/bin/python -m pytest -q -n 2 -m "not slow" tests/ops tests/nn/block -k pyg
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/nn/conv tests/test_neighborhood.py
+	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/ops tests/nn/block -k pyg
 
 # The operators and layers with the oldest PyTorch that is supported, in an environment of its own.
 test-floor: $(VENV)-floor/.done
 	$(VENV)-floor/bin/python -m pytest -q -m "not slow" tests/ops tests/nn tests/samplers \
 		tests/test_grid.py tests/test_neighborhood.py
+	$(VENV)-floor/bin/python -m pytest -q -m slow tests/ops tests/nn tests/test_grid.py \
+		tests/test_neighborhood.py -k "gradgradcheck or second_order or equal_bits or half_types or \
+		without_atomics or compiling or test_dgmn_block or program"
 
 # The sdist and the wheel, checked; the wheel is tried in an environment of its own.
 package: setup.cfg $(NATIVE)

@@ -105,12 +105,11 @@ def measure(case: Case, rounds: int) -> dict:
     blocks = {
         name: make(channels).to(memory_format=case.layout) for name, make in case.contenders.items()
     }
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     passes = {
         "forward": {name: forward(block, maps) for name, block in blocks.items()},
         "forward, bf16": {
-            name: bf16(forward(block, maps))
-            for name, block in blocks.items()
-            if torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            name: bf16(forward(block, maps)) for name, block in blocks.items() if has_bf16
         },
         "layer": {
             name: layer(block, size) for name, block in blocks.items() if hasattr(block, "conv")

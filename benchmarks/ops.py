@@ -176,7 +176,9 @@ def levels_case(
 
     def transformers(value: Tensor, locations: Tensor, weight: Tensor) -> Tensor:
         module = MultiScaleDeformableAttention()
-        return module(value, torch.tensor(shapes), shapes, None, locations, weight, 64)
+        parts = value.to(locations.dtype), locations, weight.to(locations.dtype)
+        out = module(parts[0], torch.tensor(shapes), shapes, None, *parts[1:], 64)
+        return out.to(value.dtype)
 
     sizes = torch.tensor(shapes, dtype=torch.float)
     nodes = torch.cat(
@@ -203,7 +205,9 @@ def levels_case(
         levels = torch.tensor(shapes), counts.cumsum(0) - counts
 
         def extension(value: Tensor, locations: Tensor, weight: Tensor) -> Tensor:
-            return ms_deform_attn(value, *levels, locations, weight)
+            parts = value.to(locations.dtype), *(part.to(value.device) for part in levels)
+            out = ms_deform_attn(*parts, locations, weight.to(locations.dtype))
+            return out.to(value.dtype)
 
         contenders["torch-ms-deform-attn"] = Contender(extension, inputs)
     return contenders

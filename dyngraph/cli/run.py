@@ -209,7 +209,7 @@ def _labels(data: ImageDataModule, images: Collection[Path]) -> dict[Path, Any]:
     """The true classes or objects of those images that are the data's."""
     labels: dict[Path, Any] = {}
     for split in ("val", "train", "test"):
-        missing = {path.resolve(): path for path in images if path not in labels}
+        missing = [path for path in images if path not in labels]
         if not missing:
             break
         try:
@@ -217,9 +217,10 @@ def _labels(data: ImageDataModule, images: Collection[Path]) -> dict[Path, Any]:
         except (FileNotFoundError, ValueError):
             # This split is not here.
             continue
-        for index, path in enumerate(dataset.image_paths):
-            if path.resolve() in missing:
-                labels[missing[path.resolve()]] = dataset.load(index)[1]
+        places = {path.resolve(): index for index, path in enumerate(dataset.image_paths)}
+        for path in missing:
+            if path.resolve() in places:
+                labels[path] = dataset.load(places[path.resolve()])[1]
     return labels
 
 

@@ -40,7 +40,7 @@ class Objects:
     labels: Tensor
     """The numbers of their classes, ``[n]``, from 0."""
     scores: Tensor | None
-    """``[n]``, if they are not the true objects."""
+    """``[n]``; true objects have none."""
     queries: Tensor | None
     """Which query has found each, ``[n]``, if queries have."""
     masks: Tensor | None
@@ -109,7 +109,7 @@ def read_objects(
     masks = None
     if "masks" in parts:
         masks = torch.zeros(size, dtype=torch.long)
-        # The most certain last, on top.
+        # The first on top: detectors give the most certain first.
         inside = parts["masks"].reshape(-1, *size) >= 0.5
         for number in reversed(range(len(inside))):
             masks[inside[number]] = number + 1

@@ -43,6 +43,21 @@ def built(tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def page():
+    """A page of a browser without a network."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser.new_context(offline=True).new_page()
+        browser.close()
+
+
 def test_links_between_pages_lead_somewhere(built):
     pages = {path: Anchors(path) for path in built.rglob("*.html")}
     dead = []
@@ -59,64 +74,46 @@ def test_links_between_pages_lead_somewhere(built):
     assert dead == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_formulas_are_drawn_without_a_network(built):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_context(offline=True).new_page()
-        requests = []
-        page.on("request", lambda request: requests.append(request.url))
-        for name, least in (("mathematics", 100), ("reference/generated/dyngraph.nn.DGMNConv", 3)):
-            page.goto((built / f"{name}.html").as_uri())
-            formulas = page.locator("math")
-            assert formulas.count() >= least
-            boxes = [formulas.nth(number).bounding_box() for number in range(least)]
-            assert all(box["width"] > 0 and box["height"] > 0 for box in boxes)
-            # Code may have backslashes; text that a formula was to replace may not.
-            page.evaluate("document.querySelectorAll('pre, code').forEach((e) => e.remove())")
-            text = page.inner_text("article")
-            assert not [sign for sign in ("\\", "$", "{", "}") if sign in text]
-        assert requests
-        assert all(url.startswith("file:") for url in requests)
-        browser.close()
+def test_formulas_are_drawn_without_a_network(built, page):
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    for name, least in (("mathematics", 100), ("reference/generated/dyngraph.nn.DGMNConv", 3)):
+        page.goto((built / f"{name}.html").as_uri())
+        formulas = page.locator("math")
+        assert formulas.count() >= least
+        boxes = [formulas.nth(number).bounding_box() for number in range(least)]
+        assert all(box["width"] > 0 and box["height"] > 0 for box in boxes)
+        # Code may have backslashes; text that a formula was to replace may not.
+        page.evaluate("document.querySelectorAll('pre, code').forEach((e) => e.remove())")
+        text = page.inner_text("article")
+        assert not [sign for sign in ("\\", "$", "{", "}") if sign in text]
+    assert requests
+    assert all(url.startswith("file:") for url in requests)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_another_version_is_chosen(built, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_another_version_is_chosen(built, page, tmp_path):
     publish = runpy.run_path(str(DOCS / "publish.py"))["publish"]
     site = tmp_path / "site"
     for version in ("0.2.0", "main", "0.10.0"):
         publish(built, site, version)
+    # A page that the oldest version does not have.
     new = "reference/pictures.html"
-    (built / new).rename(tmp_path / "left_out.html")
-    try:
-        publish(built, site, "0.2.0")
-    finally:
-        (tmp_path / "left_out.html").rename(built / new)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_context(offline=True).new_page()
-        # The site leads to the newest release.
-        page.goto((site / "index.html").as_uri())
-        page.wait_for_url("**/site/0.10.0/index.html")
-        choice = page.get_by_label("Version")
-        assert choice.locator("option").all_inner_texts() == ["main", "0.10.0", "0.2.0"]
-        assert choice.input_value() == "0.10.0"
-        # The same page of another version, or its first if it has no such page.
-        page.goto((site / "main" / new).as_uri())
-        choice.select_option("0.10.0")
-        page.wait_for_url(f"**/site/0.10.0/{new}")
-        choice.select_option("0.2.0")
-        page.wait_for_url("**/site/0.2.0/index.html")
-        # Pages that stand alone have nothing to choose.
-        page.goto((built / "index.html").as_uri())
-        assert choice.count() == 0
-        browser.close()
+    old = tmp_path / "old"
+    shutil.copytree(built, old)
+    (old / new).unlink()
+    publish(old, site, "0.2.0")
+    # The site leads to the newest release.
+    page.goto((site / "index.html").as_uri())
+    page.wait_for_url("**/site/0.10.0/index.html")
+    choice = page.get_by_label("Version")
+    assert choice.locator("option").all_inner_texts() == ["main", "0.10.0", "0.2.0"]
+    assert choice.input_value() == "0.10.0"
+    # The same page of another version, or its first if it has no such page.
+    page.goto((site / "main" / new).as_uri())
+    choice.select_option("0.10.0")
+    page.wait_for_url(f"**/site/0.10.0/{new}")
+    choice.select_option("0.2.0")
+    page.wait_for_url("**/site/0.2.0/index.html")
+    # Pages that stand alone have nothing to choose.
+    page.goto((built / "index.html").as_uri())
+    assert choice.count() == 0

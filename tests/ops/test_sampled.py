@@ -170,7 +170,6 @@ def differentiable(function, num_axes, padding_mode, backend):
     return outputs, [x.requires_grad_() for x in (pos, *(t[name] for name in names))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize(
     ("num_axes", "padding_mode"), [(1, "zeros"), (2, "zeros"), (2, "border"), (3, "zeros")]
