@@ -1,6 +1,7 @@
 """The command line for detectors, on a small set in the files of COCO."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_train_score_and_predict(coco, tmp_path, capsys, pictures):
     assert pictures(tmp_path / "run") == {"detections", "nodes"}
     pages = sorted(path.stem for path in (tmp_path / "run/viewer").iterdir())
     assert pages == sorted(path.stem for path in (coco / "val2017").iterdir())[:3]
+    val = CocoDetection(coco, "val")
+    for path, (_, target) in zip(val.image_paths[:3], val, strict=False):
+        page = (tmp_path / f"run/viewer/{path.stem}.html").read_text("utf-8")
+        data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)<', page)[1])
+        assert [label + 1 for label in data["objects"]["labels"]] == target["labels"].tolist()
     fitted = capsys.readouterr().out
     config = f"--config={tmp_path / 'run/config.yaml'}"
     assert read_config(tmp_path / "run/config.yaml")["task"] == "detection"

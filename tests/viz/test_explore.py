@@ -156,6 +156,15 @@ def test_labels_and_palette():
     )
 
 
+def test_true_objects_may_be_of_classes_that_are_not_found():
+    label = {"boxes": torch.tensor([[1.0, 2, 3, 4]]), "labels": torch.tensor([9])}
+    page = data_of(explore(make_model(), torch.randn(1, 3, 16, 24), label=label))
+    assert page["objects"]["labels"] == [8]
+    assert page["objects"]["boxes"] == [[1, 2, 3, 4]]
+    assert page["label"] is None
+    assert len(page["classes"]) == len(page["palette"]) == 9
+
+
 def test_detectors_pad_their_images():
     model = mask_rcnn(
         "resnet18",

@@ -480,6 +480,8 @@ def test_the_true_objects_of_a_detector(show):
         assert float(rect["height"]) == pytest.approx(
             (bottom - top) / HEIGHT * stage["height"], abs=0.5
         )
+    dashes = "e => getComputedStyle(e).strokeDasharray"
+    assert page.stage().locator("rect.box").first.evaluate(dashes) == "6px, 4px"
     card = page.page.get_by_label("True objects")
     assert card.locator("button").all_inner_texts() == ["dog", "cat"]
     palette = page.page.evaluate("JSON.parse(document.getElementById('data').textContent).palette")
