@@ -94,9 +94,9 @@ def test_formulas_are_drawn_without_a_network(built, page):
 def test_another_version_is_chosen(built, page, tmp_path):
     publish = runpy.run_path(str(DOCS / "publish.py"))["publish"]
     site = tmp_path / "site"
-    for version in ("0.2.0", "main", "0.10.0"):
+    for version in ("0.2.0", "main", "0.10.0", "0.1.0"):
         publish(built, site, version)
-    # A page that the oldest version does not have.
+    # A page that an older version does not have.
     new = "reference/pictures.html"
     old = tmp_path / "old"
     shutil.copytree(built, old)
@@ -106,7 +106,7 @@ def test_another_version_is_chosen(built, page, tmp_path):
     page.goto((site / "index.html").as_uri())
     page.wait_for_url("**/site/0.10.0/index.html")
     choice = page.get_by_label("Version")
-    assert choice.locator("option").all_inner_texts() == ["main", "0.10.0", "0.2.0"]
+    assert choice.locator("option").all_inner_texts() == ["main", "0.10.0", "0.2.0", "0.1.0"]
     assert choice.input_value() == "0.10.0"
     # The same page of another version, or its first if it has no such page.
     page.goto((site / "main" / new).as_uri())
