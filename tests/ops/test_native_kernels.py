@@ -45,7 +45,8 @@ def attend(channels, groups, own, dtype):
 @pytest.mark.parametrize("variant", list(variants()))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("channels", "groups", "own"), [(71, 1, False), (40, 4, False), (24, 3, True)]
+    ("channels", "groups", "own"),
+    [(71, 1, False), (40, 4, False), (24, 3, True), (120, 3, True), (300, 2, True)],
 )
 def test_variants_agree(variant, dtype, channels, groups, own, monkeypatch):
     want = attend(channels, groups, own, dtype)
@@ -60,17 +61,20 @@ def test_variants_agree(variant, dtype, channels, groups, own, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("channels", "groups", "own"), [(64, 1, False), (24, 3, True)])
+@pytest.mark.parametrize(("channels", "groups", "own"), [(64, 1, False), (120, 3, True)])
 def test_bits_do_not_depend_on_threads(channels, groups, own, dtype):
     threads = torch.get_num_threads()
     try:
         results = []
-        for number in (1, 3):
+        # With twelve, there are more than groups of images, and a group's nodes are shared out.
+        for number in (1, 3, 12):
             torch.set_num_threads(number)
             results.append(attend(channels, groups, own, dtype))
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    one, *others = results
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("own", [False, True])

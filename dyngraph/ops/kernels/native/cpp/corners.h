@@ -145,7 +145,7 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
     for (int c = 0; c < 1 << P; ++c) {
       grads[c] = load_as<V>(grad_weight + c * samples + k, lanes);
     }
-    Q grad[lanes * P];
+    V sums[P];
     UNROLL
     for (int a = 0; a < P; ++a) {
       V sum = {};
@@ -162,10 +162,21 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
       }
       sum = choose(exists > 0, sum, V{});
       if (border) sum = choose(p[a] > 0, choose(p[a] < last[a], sum, V{}), V{});
-      UNROLL
-      for (int i = 0; i < lanes; ++i) grad[i * P + a] = sum[i];
+      sums[a] = sum;
     }
-    for (int i = 0; i < count * P; ++i) grad_pos[k * P + i] += grad[i];
+    // Point after point.
+    Q grad[lanes * P];
+    UNROLL
+    for (int i = 0; i < lanes; ++i) {
+      UNROLL
+      for (int a = 0; a < P; ++a) grad[i * P + a] = sums[a][i];
+    }
+    UNROLL
+    for (int i = 0; i < lanes * P; i += lanes) {
+      Q* to = grad_pos + k * P + i;
+      const int64_t left = (samples - k) * P - i;
+      if (left > 0) store_of(to, load_of(to, left) + load(grad + i), left);
+    }
   }
 }
 

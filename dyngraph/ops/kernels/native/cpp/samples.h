@@ -7,16 +7,19 @@
 namespace dyngraph {
 namespace VARIANT {
 
-// Memory of one task, with room behind it for a vector, be it of floats that become doubles.
+// Memory of one task, with room behind it for a vector, be it of floats that become doubles. It
+// starts with a line of the cache: malloc's would have vectors lie across two.
 template <class A> class Buffer {
  public:
   explicit Buffer(int64_t count)
-      : data_(static_cast<A*>(malloc(count * sizeof(A) + 2 * VECTOR_BYTES))) {}
-  ~Buffer() { free(data_); }
+      : memory_(malloc(count * sizeof(A) + 2 * VECTOR_BYTES + kLine)),
+        data_(reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(memory_) + kLine) & -kLine)) {}
+  ~Buffer() { free(memory_); }
   Buffer(const Buffer&) = delete;
   operator A*() const { return data_; }
 
  private:
+  void* memory_;
   A* data_;
 };
 
@@ -79,6 +82,13 @@ template <class A> class Edges {
         reals_((samples.axes + 1) * padded_ * 2) {
     if (samples.dtype == kFloat) describe<float>(image);
     if (samples.dtype == kDouble) describe<double>(image);
+  }
+
+  // Where the positions of a node and of a group are, in bytes from the first, and how many.
+  int64_t start(int64_t node, int64_t h) const { return (node * samples_.own + h) * bytes(); }
+  int64_t bytes() const {
+    if (samples_.axes == 0) return samples_.samples * (samples_.dtype == kInt ? 4 : 8);
+    return samples_.samples * samples_.axes * (samples_.dtype == kFloat ? 4 : 8);
   }
 
   // Sender and weight of each of the edges [2^P, K] of a node and of a group with its own samples.

@@ -10,6 +10,17 @@
 namespace dyngraph {
 namespace VARIANT {
 
+// Bytes of a line of the cache.
+constexpr int64_t kLine = 64;
+
+// Asks the memory for what will soon be read or written. Inlined always: GCC takes a function that
+// does nothing else for one that does nothing.
+template <class X>
+__attribute__((always_inline)) inline void prefetch(const X* from, int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(from);
+  for (int64_t at = 0; at < count * int64_t{sizeof(X)}; at += kLine) __builtin_prefetch(bytes + at);
+}
+
 // The type of sums over features of a type.
 template <class T> struct Sum { using type = float; };
 template <> struct Sum<double> { using type = double; };
@@ -68,7 +79,7 @@ template <class T> inline VectorOf<SumOf<T>> load(const T* from) {
 template <class T>
 __attribute__((noinline)) VectorOf<SumOf<T>> load(const T* from, int count) {
   T padded[Lanes<SumOf<T>>::count] = {};
-  for (int i = 0; i < count; ++i) padded[i] = from[i];
+  __builtin_memcpy(padded, from, count * sizeof(T));
   return load(padded);
 }
 
@@ -77,7 +88,20 @@ template <class A> inline void store(A* to, const VectorOf<A>& vector) {
 }
 
 template <class A> inline void store(A* to, const VectorOf<A>& vector, int count) {
-  for (int i = 0; i < count; ++i) to[i] = vector[i];
+  __builtin_memcpy(to, &vector, count * sizeof(A));
+}
+
+// Of `left` numbers as many as a vector has lanes, and zeros.
+template <class A> inline VectorOf<A> load_of(const A* from, int64_t left) {
+  return left < Lanes<A>::count ? load(from, left) : load(from);
+}
+
+template <class A> inline void store_of(A* to, const VectorOf<A>& vector, int64_t left) {
+  if (left < Lanes<A>::count) {
+    store(to, vector, left);
+  } else {
+    store(to, vector);
+  }
 }
 
 template <class A> inline VectorOf<A> splat(A number) {
@@ -103,26 +127,40 @@ inline V fold(const V& a, const V& b, std::integer_sequence<int, lane...>) {
   return lower + upper;
 }
 
-// Writes the sums of the parts, `size` lanes each, that `vectors` vectors are made of.
-template <int vectors, int size, class A> inline void sums_of_parts(VectorOf<A>* parts, A* sums) {
-  constexpr int lanes = Lanes<A>::count;
+// Writes every so-manieth lane, `count` in all.
+template <int count, class A, int... lane>
+inline void store_every(const VectorOf<A>& vector, A* to, std::integer_sequence<int, lane...>) {
+  constexpr int lanes = sizeof...(lane), every = lanes / count;
+  const VectorOf<A> first = __builtin_shufflevector(vector, vector, (lane * every % lanes)...);
+  __builtin_memcpy(to, &first, count * sizeof(A));
+}
+
+// Writes the sums of the `count` parts, `size` lanes each, that `vectors` vectors are made of.
+template <int count, int vectors, int size, class A>
+inline void sums_of_parts(VectorOf<A>* parts, A* sums) {
+  constexpr auto lanes = std::make_integer_sequence<int, Lanes<A>::count>();
   if constexpr (vectors > 1) {
     UNROLL
     for (int i = 0; i < vectors / 2; ++i) {
-      parts[i] = fold<size>(parts[2 * i], parts[2 * i + 1],
-                            std::make_integer_sequence<int, lanes>());
+      parts[i] = fold<size>(parts[2 * i], parts[2 * i + 1], lanes);
     }
-    sums_of_parts<vectors / 2, size / 2, A>(parts, sums);
+    sums_of_parts<count, vectors / 2, size / 2, A>(parts, sums);
+  } else if constexpr (size > 1) {
+    // Both halves of a part become their sum.
+    parts[0] = fold<size>(parts[0], parts[0], lanes);
+    sums_of_parts<count, 1, size / 2, A>(parts, sums);
   } else {
-    constexpr int count = lanes / size;
-    // Folding leaves the parts in the order of their bits read backwards.
-    UNROLL
-    for (int part = 0; part < count; ++part) {
-      A sum = parts[0][part * size];
-      for (int lane = 1; lane < size; ++lane) sum += parts[0][part * size + lane];
-      sums[part] = sum;
-    }
+    store_every<count, A>(parts[0], sums, lanes);
   }
+}
+
+template <class A, int... part>
+inline void sums_of_lanes(const VectorOf<A>* vectors, A* sums,
+                          std::integer_sequence<int, part...>) {
+  constexpr int count = sizeof...(part);
+  // Folding leaves the parts in the order of their bits read backwards.
+  VectorOf<A> parts[] = {vectors[std::integral_constant<int, reversed(part, count)>::value]...};
+  sums_of_parts<count, count, Lanes<A>::count, A>(parts, sums);
 }
 
 // Writes the sum over the lanes of each of `count` vectors.
@@ -131,10 +169,7 @@ template <int count, class A> inline void sums_of_lanes(const VectorOf<A>* vecto
   constexpr int step = count < lanes ? count : lanes;
   UNROLL
   for (int start = 0; start < count; start += step) {
-    VectorOf<A> parts[step];
-    UNROLL
-    for (int i = 0; i < step; ++i) parts[i] = vectors[start + reversed(i, step)];
-    sums_of_parts<step, lanes, A>(parts, sums + start);
+    sums_of_lanes<A>(vectors + start, sums + start, std::make_integer_sequence<int, step>());
   }
 }
 

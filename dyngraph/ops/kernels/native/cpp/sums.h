@@ -11,6 +11,12 @@ namespace VARIANT {
 // Nodes, or senders, of a task.
 constexpr int64_t kStep = 64;
 
+// Tasks of a thread, at least, where each copies rows.
+constexpr int64_t kTasks = 2;
+
+// How many nodes ahead the memory is asked for what belongs to them.
+constexpr int64_t kAhead = 4;
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Numbers [G, K] of each node.
@@ -25,19 +31,45 @@ template <class A> struct Numbers {
 template <class A>
 inline void sum_corners(const A* numbers, const A* weight, int64_t samples, int64_t corners,
                         A* sums) {
-  for (int64_t k = 0; k < samples; ++k) sums[k] = numbers[k] * weight[k];
-  for (int64_t c = samples; c < corners * samples; c += samples) {
-    for (int64_t k = 0; k < samples; ++k) sums[k] += numbers[c + k] * weight[c + k];
+  for (int64_t k = 0; k < samples; k += Lanes<A>::count) {
+    VectorOf<A> sum = load(numbers + k) * load(weight + k);
+    for (int64_t c = 1; c < corners; ++c) {
+      sum += load(numbers + c * samples + k) * load(weight + c * samples + k);
+    }
+    store_of(sums + k, sum, samples - k);
   }
 }
 
-// The weights of corners [2^P, K], times a number for each sample.
+// Calls `run` with the number of corners, as a constant.
+template <class Run> inline void with_corners(int64_t corners, const Run& run) {
+  if (corners == 1) run(std::integral_constant<int, 1>());
+  if (corners == 2) run(std::integral_constant<int, 2>());
+  if (corners == 4) run(std::integral_constant<int, 4>());
+  if (corners == 8) run(std::integral_constant<int, 8>());
+}
+
+// Corners [2^P, K] of groups [G, 2^P, K], each times a number for each of its samples [G, K], added
+// up. All have room behind them for a vector.
 template <class A>
-inline void scale_corners(const A* numbers, A scale, const A* weight, int64_t samples,
-                          int64_t corners, A* scaled) {
-  for (int64_t c = 0; c < corners * samples; c += samples) {
-    for (int64_t k = 0; k < samples; ++k) scaled[c + k] = numbers[k] * scale * weight[c + k];
-  }
+inline void scale_corners(const A* numbers, A scale, const A* weight, int64_t groups,
+                          int64_t samples, int64_t corners, A* scaled) {
+  constexpr int lanes = Lanes<A>::count;
+  with_corners(corners, [&](auto constant) {
+    constexpr int count = constant.value;
+    // The last samples first: what is written past them belongs to others, which are written later.
+    for (int64_t k = (samples - 1) / lanes * lanes; k >= 0 && samples > 0; k -= lanes) {
+      VectorOf<A> sums[count] = {};
+      for (int64_t g = 0; g < groups; ++g) {
+        const VectorOf<A> factor = load(numbers + g * samples + k) * scale;
+        UNROLL
+        for (int c = 0; c < count; ++c) {
+          sums[c] += factor * load(weight + (g * count + c) * samples + k);
+        }
+      }
+      UNROLL
+      for (int c = 0; c < count; ++c) store(scaled + c * samples + k, sums[c]);
+    }
+  });
 }
 
 inline float exponential(float x) { return expf(x); }
@@ -71,77 +103,59 @@ template <class T> class Sums {
 
   void score(Table<T> x, Table<T> table, A scale, const A* bias, bool normalize, A* score) const {
     const Numbers<A> scores = numbers(score);
-    for_nodes([&](const Edges<A>& edges, int64_t first, int64_t end) {
-      const Node node(*this);
-      for (int64_t n = first; n < end; ++n) {
-        for (int64_t h = 0; h < samples_.own; ++h) {
-          const int64_t c = h * channels_;
-          edges.find(n, h, node.sender, node.weight);
-          dot_rows<T>(x.row(n) + c, table.from(c), node.sender, degree_, together_, node.of_edge);
-          for (int64_t g = 0; g < together_.count; ++g) {
-            A* s = scores.at(n, h + g);
-            sum_corners<A>(node.of_edge + g * degree_, node.weight, K, corners_, s);
-            const A* b = bias ? bias + (s - score) : nullptr;
-            for (int64_t k = 0; k < K; ++k) s[k] = s[k] * scale + (b ? b[k] : A(0));
-            if (normalize) softmax(s, K);
-          }
-        }
+    for_nodes(table, [&](const Edges<A>&, const Node& node, const Table<T>& rows) {
+      const T* x_n = x.row(node.n) + node.h * channels_;
+      ahead(x_n + kAhead * x.stride, channels_);
+      ahead(scores.at(node.n + kAhead, node.h), K);
+      dot_rows<T>(x_n, rows, node.sender, degree_, together_, node.of_edge);
+      for (int64_t g = 0; g < together_.count; ++g) {
+        A* s = scores.at(node.n, node.h + g);
+        sum_corners<A>(node.of_edge + g * degree_, node.weight, K, corners_, s);
+        const A* b = bias ? bias + (s - score) : nullptr;
+        for (int64_t k = 0; k < K; ++k) s[k] = s[k] * scale + (b ? b[k] : A(0));
+        if (normalize) softmax(s, K);
       }
     });
   }
 
   void sum(const A* weight, Table<T> table, A* out) const {
     const Numbers<const A> weights = numbers(weight);
-    for_nodes([&](const Edges<A>& edges, int64_t first, int64_t end) {
-      const Node node(*this);
-      for (int64_t n = first; n < end; ++n) {
-        for (int64_t h = 0; h < samples_.own; ++h) {
-          const int64_t c = h * channels_;
-          edges.find(n, h, node.sender, node.weight);
-          weigh_edges(weights, A(1), n, h, node);
-          sum_rows<T>(node.of_edge, table.from(c), node.sender, degree_, together_, false,
-                      out + n * groups_ * channels_ + c);
-        }
-      }
+    for_nodes(table, [&](const Edges<A>&, const Node& node, const Table<T>& rows) {
+      A* out_n = out + (node.n * groups_ + node.h) * channels_;
+      ahead(out_n + kAhead * groups_ * channels_, channels_);
+      weigh_edges(weights, A(1), node);
+      sum_rows<T>(node.of_edge, rows, node.sender, degree_, together_, false, out_n);
     });
   }
 
   void gradients(Table<T> x, const A* weight, A scale, Table<T> table, A* grad_weight,
                  void* grad_pos, A* grad_x) const {
     const Numbers<const A> weights = numbers(weight);
-    for_nodes([&](const Edges<A>& edges, int64_t first, int64_t end) {
-      const Node node(*this);
-      const Buffer<A> grad(degree_);
-      for (int64_t n = first; n < end; ++n) {
-        for (int64_t h = 0; h < samples_.own; ++h) {
-          const int64_t c = h * channels_;
-          edges.find(n, h, node.sender, node.weight);
-          if (grad_weight || grad_pos) {
-            dot_rows<T>(x.row(n) + c, table.from(c), node.sender, degree_, together_, node.of_edge);
-          }
-          if (grad_pos) {
-            __builtin_memset(grad, 0, degree_ * sizeof(A));
-            for (int64_t g = 0; g < together_.count; ++g) {
-              const A* w = weights.at(n, h + g);
-              const A* dots = node.of_edge + g * degree_;
-              for (int64_t e = 0; e < degree_; e += K) {
-                for (int64_t k = 0; k < K; ++k) grad[e + k] += scale * w[k] * dots[e + k];
-              }
-            }
-            edges.add_gradient(n, h, grad, grad_pos);
-          }
-          if (grad_weight) {
-            for (int64_t g = 0; g < together_.count; ++g) {
-              sum_corners<A>(node.of_edge + g * degree_, node.weight, K, corners_,
-                             numbers(grad_weight).at(n, h + g));
-            }
-          }
-          if (grad_x) {
-            weigh_edges(weights, scale, n, h, node);
-            sum_rows<T>(node.of_edge, table.from(c), node.sender, degree_, together_, false,
-                        grad_x + n * groups_ * channels_ + c);
-          }
+    const Numbers<A> grad_weights = numbers(grad_weight);
+    for_nodes(table, [&](const Edges<A>& edges, const Node& node, const Table<T>& rows) {
+      const T* x_n = x.row(node.n) + node.h * channels_;
+      ahead(x_n + kAhead * x.stride, channels_);
+      if (grad_weight || grad_pos) {
+        dot_rows<T>(x_n, rows, node.sender, degree_, together_, node.of_edge);
+      }
+      if (grad_pos) {
+        scale_corners<A>(numbers_of(node, weights), scale, node.of_edge, together_.count, K,
+                         corners_, node.grad);
+        ahead(static_cast<char*>(grad_pos) + edges.start(node.n + kAhead, node.h), edges.bytes());
+        edges.add_gradient(node.n, node.h, node.grad, grad_pos);
+      }
+      if (grad_weight) {
+        ahead(grad_weights.at(node.n + kAhead, node.h), K);
+        for (int64_t g = 0; g < together_.count; ++g) {
+          sum_corners<A>(node.of_edge + g * degree_, node.weight, K, corners_,
+                         grad_weights.at(node.n, node.h + g));
         }
+      }
+      if (grad_x) {
+        A* grad_x_n = grad_x + (node.n * groups_ + node.h) * channels_;
+        ahead(grad_x_n + kAhead * groups_ * channels_, channels_);
+        weigh_edges(weights, scale, node);
+        sum_rows<T>(node.of_edge, rows, node.sender, degree_, together_, false, grad_x_n);
       }
     });
   }
@@ -169,69 +183,141 @@ template <class T> class Sums {
   }
 
  private:
-  // What is computed of one node at a time.
+  // What is computed of one node, and of a group with samples of its own, at a time.
   struct Node {
+    int64_t n, h;
     const Buffer<int32_t> sender;
     const Buffer<A> weight;
     const Buffer<A> of_edge;  // [groups together, 2^P, K]
+    const Buffer<A> numbers;  // [groups together, K]
+    const Buffer<A> grad;     // [2^P, K]
 
     explicit Node(const Sums& sums)
         : sender(sums.degree_),
           weight(sums.degree_),
-          of_edge(sums.degree_ * sums.together_.count) {}
+          of_edge(sums.degree_ * sums.together_.count),
+          numbers(sums.K * sums.together_.count),
+          grad(sums.degree_) {}
+
+    void find(const Edges<A>& edges, int64_t node, int64_t group) {
+      n = node;
+      h = group;
+      edges.find(n, h, sender, weight);
+    }
+  };
+
+  // Whether a group's short rows are used often enough to be brought side by side for that: with the
+  // other groups' between them, they share few lines of the cache.
+  bool copies(const Image& image) const {
+    return samples_.own > 1 && image.senders > 0 &&
+           image.receivers * degree_ >= 4 * image.senders;
+  }
+
+  // The rows of an image, from a group's channels on.
+  class GroupRows {
+   public:
+    GroupRows(const Sums& sums, const Image& image, int64_t h, const Table<T>& table)
+        : table_(table.from(h * sums.channels_)),
+          memory_(sums.copies(image) ? image.senders * sums.channels_ : 0) {
+      if (!sums.copies(image)) return;
+      for (int64_t i = 0; i < image.senders; ++i) {
+        __builtin_memcpy(memory_ + i * sums.channels_, table_.row(image.first_sender + i),
+                         sums.channels_ * sizeof(T));
+      }
+      table_ = {memory_ - image.first_sender * sums.channels_, sums.channels_};
+    }
+
+    const Table<T>& table() const { return table_; }
+
+   private:
+    Table<T> table_;
+    const Buffer<T> memory_;
   };
 
   template <class B> Numbers<B> numbers(B* data) const { return {data, groups_, K}; }
 
-  // Calls `run(edges, first, end)` for all nodes, some at a time.
-  template <class Run> void for_nodes(const Run& run) const {
+  // Calls `run(edges, node)` for the nodes from `first` to `end` of an image, and a group h.
+  template <class Run>
+  void for_nodes_of(const Image& image, int64_t h, int64_t first, int64_t end,
+                    const Run& run) const {
+    const Edges<A> edges(samples_, image);
+    Node nodes[] = {Node(*this), Node(*this)};
+    if (first < end) nodes[first % 2].find(edges, first, h);
+    for (int64_t n = first; n < end; ++n) {
+      // The next node's corners are found while this one's sums wait for the memory.
+      if (n + 1 < end) nodes[(n + 1) % 2].find(edges, n + 1, h);
+      ahead(static_cast<const char*>(samples_.pos) + edges.start(n + kAhead, h), edges.bytes());
+      run(edges, nodes[n % 2]);
+    }
+  }
+
+  // Calls `run(edges, node, rows)` for all nodes, and all groups with samples of their own, with
+  // the rows of a table, from the group's channels on.
+  template <class Run> void for_nodes(const Table<T>& table, const Run& run) const {
     for_parts(samples_, [&](const Image& first, int64_t images) {
-      const int64_t steps = (first.receivers + kStep - 1) / kStep;
-      parallel(images * steps, threads_, [&](int64_t task) {
-        const Image image = image_of_part(first, task / steps);
-        const int64_t start = task % steps * kStep;
-        const Edges<A> edges(samples_, image);
-        run(edges, image.first_receiver + start,
-            image.first_receiver + least(start + kStep, image.receivers));
+      // A group's rows are copied by each task.
+      const int64_t parts = images * samples_.own;
+      const int64_t tasks = samples_.own > 1 ? (kTasks * threads_ + parts - 1) / parts : INT64_MAX;
+      const int64_t most = (first.receivers + kStep - 1) / kStep;
+      const int64_t steps = tasks < most ? tasks : most;
+      parallel(parts * steps, threads_, [&](int64_t task) {
+        const Image image = image_of_part(first, task / steps / samples_.own);
+        const int64_t h = task / steps % samples_.own, step = task % steps;
+        const GroupRows rows(*this, image, h, table);
+        const auto run_on_rows = [&](const Edges<A>& edges, const Node& node) {
+          run(edges, node, rows.table());
+        };
+        for_nodes_of(image, h, image.first_receiver + image.receivers * step / steps,
+                     image.first_receiver + image.receivers * (step + 1) / steps, run_on_rows);
       });
     });
   }
 
-  void weigh_edges(Numbers<const A> weights, A scale, int64_t n, int64_t h,
-                   const Node& node) const {
+  // Asks the memory for what belongs to a later node. Where groups have samples of their own, each
+  // goes through all nodes, and reads so little of each that the processor doesn't do so itself.
+  template <class X>
+  __attribute__((always_inline)) void ahead(const X* from, int64_t count) const {
+    if (samples_.own > 1) prefetch(from, count);
+  }
+
+  // A node's numbers [groups together, K], with room behind for a vector.
+  const A* numbers_of(const Node& node, Numbers<const A> all) const {
+    ahead(all.at(node.n + kAhead, node.h), K);
+    __builtin_memcpy(node.numbers, all.at(node.n, node.h), together_.count * K * sizeof(A));
+    return node.numbers;
+  }
+
+  void weigh_edges(Numbers<const A> weights, A scale, const Node& node) const {
+    const A* of_node = numbers_of(node, weights);
     for (int64_t g = 0; g < together_.count; ++g) {
-      scale_corners<A>(weights.at(n, h + g), scale, node.weight, K, corners_,
+      scale_corners<A>(of_node + g * K, scale, node.weight, 1, K, corners_,
                        node.of_edge + g * degree_);
     }
   }
 
-  // A group with samples of its own adds to rows of its own, which are short. If it adds to them
-  // often, side by side in other memory: with the other groups' between them, rows share few lines
-  // of the cache.
-  void scatter_group(const Image& image, int64_t g, const Term* terms, int count, A* table) const {
-    const Edges<A> edges(samples_, image);
-    const Node node(*this);
-    const int64_t c = g * channels_;
+  // A group with samples of its own adds to rows of its own, which are short.
+  void scatter_group(const Image& image, int64_t h, const Term* terms, int count, A* table) const {
     if (image.senders == 0) return;
-    const bool often = image.receivers * degree_ >= 4 * image.senders;
-    const Buffer<A> memory(often ? image.senders * channels_ : 0);
-    const int64_t stride = often ? channels_ : groups_ * channels_;
-    A* table_g = table + image.first_sender * groups_ * channels_ + c;
-    A* rows = often ? memory : table_g;
+    const bool copied = copies(image);
+    const Buffer<A> memory(copied ? image.senders * channels_ : 0);
+    const int64_t stride = copied ? channels_ : groups_ * channels_;
+    A* table_h = table + image.first_sender * groups_ * channels_ + h * channels_;
+    A* rows = copied ? memory : table_h;
     for (int64_t i = 0; i < image.senders; ++i) {
       __builtin_memset(rows + i * stride, 0, channels_ * sizeof(A));
     }
-    for (int64_t i = 0; i < image.receivers; ++i) {
-      const int64_t n = image.first_receiver + i;
-      edges.find(n, g, node.sender, node.weight);
+    const auto add = [&](const Edges<A>&, const Node& node) {
       for (int t = 0; t < count; ++t) {
-        weigh_edges(numbers(terms[t].weight), terms[t].scale, n, g, node);
-        scatter_rows<T>(node.of_edge, terms[t].x.row(n) + c, rows - image.first_sender * stride,
-                        stride, node.sender, degree_, channels_);
+        const T* x_n = terms[t].x.row(node.n) + h * channels_;
+        ahead(x_n + kAhead * terms[t].x.stride, channels_);
+        weigh_edges(numbers(terms[t].weight), terms[t].scale, node);
+        scatter_rows<T>(node.of_edge, x_n, rows - image.first_sender * stride, stride, node.sender,
+                        degree_, channels_);
       }
-    }
-    for (int64_t i = 0; often && i < image.senders; ++i) {
-      __builtin_memcpy(table_g + i * groups_ * channels_, rows + i * stride, channels_ * sizeof(A));
+    };
+    for_nodes_of(image, h, image.first_receiver, image.first_receiver + image.receivers, add);
+    for (int64_t i = 0; copied && i < image.senders; ++i) {
+      __builtin_memcpy(table_h + i * groups_ * channels_, rows + i * stride, channels_ * sizeof(A));
     }
   }
 
