@@ -105,10 +105,10 @@ def sum_over_levels(
     sizes = locations.new_tensor(
         [shape for count, shape in levels for _ in range(count)], dtype=dtype
     )
-    # In place, and by long rows: PyTorch multiplies by short ones ten times slower. And its flip
-    # takes twice as long as to take coordinates apart.
+    # By long rows: PyTorch multiplies by short ones ten times slower. And its flip takes twice as
+    # long as to take coordinates apart.
     pos = torch.stack(locations.to(dtype).unbind(-1)[::-1], dim=-1)
-    pos = pos.flatten(3).mul_(sizes.flatten()).sub_(0.5)
+    pos = torch.addcmul(sizes.new_tensor(-0.5), pos.flatten(3), sizes.flatten())
     pos = pos.view(batch_size * num_queries, heads, *sizes.shape)
     out = sum_at_positions(
         weights.flatten(0, 1),

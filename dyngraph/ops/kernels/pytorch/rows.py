@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -96,11 +97,16 @@ def _block_width(table: Tensor, reads: int) -> int:
     """Channels of the blocks that a table is gathered in, all of about the same width."""
     num_rows, channels = table.shape
     # Copying a block pays where each of its rows is read often.
-    if table.device.type != "cpu" or reads < _READS * num_rows:
+    if table.device.type != "cpu" or not is_read_often(reads, num_rows):
         return channels
     fitting = max(_NARROWEST, _CACHE // (num_rows * table.element_size()))
     num_blocks = math.ceil(channels / fitting)
     return math.ceil(channels / num_blocks / _NARROWEST) * _NARROWEST
+
+
+def is_read_often(reads: int, num_rows: int) -> bool:
+    r"""Whether a number of reads is large enough to prepare a table for them."""
+    return reads >= _READS * num_rows
 
 
 def fill(out: Tensor, blocks: Iterable[Tensor]) -> None:
@@ -111,6 +117,16 @@ def fill(out: Tensor, blocks: Iterable[Tensor]) -> None:
         start += block.shape[1]
 
 
+def join(blocks: Iterator[Tensor], channels: int) -> Tensor:
+    r"""Blocks of channels side by side, without a copy if there is one."""
+    first = next(blocks)
+    if first.shape[1] == channels:
+        return first
+    out = first.new_empty(len(first), channels)
+    fill(out, itertools.chain([first], blocks))
+    return out
+
+
 def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     r"""The transposed graph: the edges ``[N * L]`` in the order of the rows, and where each starts.
 
@@ -118,8 +134,8 @@ def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         The order ``[N * L]`` and the row starts ``[M + 1]``, in the dtype of ``index``.
     """
     rows, order = index.flatten().sort(stable=True)
-    boundaries = torch.arange(num_rows + 1, dtype=index.dtype, device=index.device)
-    ptr = torch.searchsorted(rows, boundaries, out_int32=index.dtype == torch.int32)
+    ptr = index.new_zeros(num_rows + 1)
+    torch.cumsum(rows.bincount(minlength=num_rows), dim=0, dtype=ptr.dtype, out=ptr[1:])
     return order.to(index.dtype), ptr
 
 
