@@ -25,6 +25,18 @@ def project_maps(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return F.conv1d(x, weight.unsqueeze(2), bias)
 
 
+def project_maps_to_nodes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    r"""The same, without a copy, from maps ``[B, C, nodes of a map]`` to nodes ``[N, C']``."""
+    out = torch.baddbmm(bias, x.transpose(1, 2), weight.t().expand(len(x), -1, -1))
+    return out.flatten(0, 1)
+
+
+def add_projected_nodes(maps: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    r"""Adds that of node features ``[N, C]`` to maps ``[B, C', nodes of a map]``, in place."""
+    nodes = x.unflatten(0, (len(maps), maps.shape[2])).transpose(1, 2)
+    return maps.baddbmm_(weight.expand(len(maps), -1, -1), nodes)
+
+
 def _is_fast_convolution(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == "cpu"

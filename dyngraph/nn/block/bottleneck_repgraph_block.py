@@ -8,10 +8,15 @@ from torch import Tensor, nn
 
 from dyngraph.grid import Grid
 from dyngraph.nn.block.feature_map_block import FeatureMapBlock
-from dyngraph.nn.block.fusion import Fusion, may_overwrite
+from dyngraph.nn.block.fusion import Fusion, may_overwrite, may_write_outputs
 from dyngraph.nn.conv.repgraph_conv import RepGraphConv
 from dyngraph.nn.node_linear import NodeLinear
-from dyngraph.ops.project import project, project_maps
+from dyngraph.ops.project import (
+    add_projected_nodes,
+    project,
+    project_maps,
+    project_maps_to_nodes,
+)
 
 
 class BottleneckRepGraphBlock(FeatureMapBlock):
@@ -110,9 +115,25 @@ class BottleneckRepGraphBlock(FeatureMapBlock):
     def forward_contiguous(self, maps: Tensor, grid: Grid) -> Tensor:
         # Only the reduced map is brought into the order of nodes, and back.
         x = maps.flatten(2)
-        reduced = self._reduce(x).unflatten(2, maps.shape[2:])
-        sampled = grid.unflatten_runs(self.conv(grid.flatten(reduced), grid))[0]
-        out: Tensor = self._expand(x, sampled.flatten(2)).unflatten(2, maps.shape[2:])
+        norms = self.norm_reduce, self.norm_expand
+        if may_write_outputs(x.device) and all(_is_linear(norm) for norm in norms):
+            y = self._infer(x, grid)
+        else:
+            reduced = self._reduce(x).unflatten(2, maps.shape[2:])
+            nodes = self.conv(grid.flatten(reduced).contiguous(), grid)
+            y = self._expand(x, grid.unflatten_runs(nodes)[0].flatten(2))
+        out: Tensor = y.unflatten(2, maps.shape[2:])
+        return out
+
+    def _infer(self, x: Tensor, grid: Grid) -> Tensor:
+        """Large maps are read and written where they lie: copies would take longer than samples."""
+        weight, bias = _folded(self.lin_reduce, self.norm_reduce)
+        reduced = project_maps_to_nodes(x, weight, bias).relu_()
+        weight, bias = _folded(self.lin_expand, self.norm_expand)
+        out, of_sampled = self.fusion.start(x, bias, relu=not self.zero_init)
+        add_projected_nodes(of_sampled, self.conv(reduced, grid), weight)
+        if not self.zero_init:
+            of_sampled.relu_()
         return out
 
     def forward_nodes(self, x: Tensor, grid: Grid) -> Tensor:
@@ -131,15 +152,25 @@ def _relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=may_overwrite(x))
 
 
-def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.Module) -> Tensor:
+def _linear_norm(x: Tensor, linear: NodeLinear, norm: nn.BatchNorm1d) -> Tensor:
     """Linear map and normalisation; in evaluation as one map, which saves a pass over memory.
 
     Of node features ``[N, C]`` or of maps ``[B, C, nodes]``.
     """
-    if norm.training or not isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm)):
+    if not _is_linear(norm):
         out: Tensor = norm(linear(x) if x.dim() == 2 else project_maps(x, linear.weight))
         return out
+    weight, bias = _folded(linear, norm)
+    return project(x, weight, bias) if x.dim() == 2 else project_maps(x, weight, bias)
+
+
+def _is_linear(norm: nn.Module) -> bool:
+    """Whether a normalisation is a linear map, with statistics of its own."""
+    return not norm.training and isinstance(norm, (nn.BatchNorm1d, nn.SyncBatchNorm))
+
+
+def _folded(linear: NodeLinear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear map and of such a normalisation after it."""
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    weight, bias = linear.weight * scale.unsqueeze(1), norm.bias - mean * scale
-    return project(x, weight, bias) if x.dim() == 2 else project_maps(x, weight, bias)
+    return linear.weight * scale.unsqueeze(1), norm.bias - mean * scale

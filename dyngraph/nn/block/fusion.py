@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from dyngraph.derivatives import transforms_active
+
 FUSIONS = ("sum", "concat")
 
 
@@ -32,6 +34,23 @@ class Fusion(nn.Module):
             return torch.cat([x, y.to(x.dtype)], dim=1)
         return y.add_(x) if y.dtype == x.dtype and may_overwrite(y) else y + x
 
+    def start(self, x: Tensor, bias: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+        r"""The result for maps ``x [B, C, nodes]`` without y, and the part that y is added to.
+
+        This part has the bias of y already. The rest, if there is any, has been through ReLU where
+        ``relu`` says so.
+        """
+        if self.mode == "sum":
+            out = x + bias.unsqueeze(1)
+            return out, out
+        out = x.new_empty(len(x), 2 * x.shape[1], x.shape[2])
+        of_x, of_y = out.chunk(2, dim=1)
+        if relu:
+            torch.clamp(x, min=0, out=of_x)
+        else:
+            of_x.copy_(x)
+        return out, of_y.copy_(bias.unsqueeze(1))
+
     def extra_repr(self) -> str:
         return self.mode
 
@@ -45,3 +64,16 @@ def may_overwrite(x: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     return not (x.requires_grad and x._is_view())
+
+
+def may_write_outputs(device: torch.device) -> bool:
+    r"""Whether parts of a result may be written where they belong.
+
+    Not where autograd, autocast, a transform or a compiler has to see how the result is made.
+    """
+    return not (
+        torch.is_grad_enabled()
+        or torch.is_autocast_enabled(device.type)
+        or transforms_active()
+        or torch.compiler.is_compiling()
+    )

@@ -212,6 +212,37 @@ def test_a_bottleneck_keeps_the_layout_of_contiguous_maps(num_axes, fusion, zero
         torch.testing.assert_close(got, grad, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("zero_init", [True, False])
+@pytest.mark.parametrize("fusion", ["sum", "concat"])
+def test_a_bottleneck_computes_the_same_without_gradients(fusion, zero_init, training):
+    options = {"fusion": fusion, "zero_init": zero_init, "groups": 2}
+    block = trained(BottleneckRepGraphBlock(8, **options)).double().train(training)
+    x = torch.randn(2, 8, 5, 4, dtype=torch.float64)
+    given, want = x.clone(), block(x)
+    with torch.no_grad():
+        out = block(x)
+    assert out.is_contiguous()
+    torch.testing.assert_close(out, want, rtol=1e-12, atol=1e-12)
+    assert torch.equal(x, given)
+
+
+@pytest.mark.parametrize("fusion", ["sum", "concat"])
+def test_transforms_and_autocast_see_a_bottleneck_without_gradients(fusion):
+    block = trained(BottleneckRepGraphBlock(8, fusion=fusion)).eval()
+    x = torch.randn(2, 8, 5, 4)
+    with torch.no_grad():
+        want = block(x)
+        by_image = torch.func.vmap(block)(x.unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(by_image, want)
+        out, tangent = torch.func.jvp(block, (x,), (torch.ones_like(x),))
+        torch.testing.assert_close(out, want)
+        assert tangent.abs().sum() > 0
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            # Eight bits; and positions move with what they are computed from.
+            torch.testing.assert_close(block(x).float(), want, rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("make", BLOCKS)
 def test_maps_that_are_not_contiguous(make):
     block = make(8)
