@@ -206,7 +206,7 @@ template <class T> class Sums {
     }
   };
 
-  // Whether a group's short rows are used often enough to be brought side by side for that: with the
+  // Whether a group's short rows are used so often that they are brought side by side: with the
   // other groups' between them, they share few lines of the cache.
   bool copies(const Image& image) const {
     return samples_.own > 1 && image.senders > 0 &&
