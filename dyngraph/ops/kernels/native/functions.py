@@ -13,6 +13,7 @@ from dyngraph.ops.kernels.native.library import (
     call_of,
     features_of,
     library,
+    new_output,
     rows_of,
     samples_of,
 )
@@ -113,7 +114,8 @@ def attention(
     table = key if value is None else _rows(value)
     bias = None if bias is None else bias.contiguous()
     samples = samples_of(pos, flatten_maps(maps), border)
-    alpha = query.new_empty(len(query), groups, pos.shape[2], dtype=accumulator(query.dtype))
+    shape = len(query), groups, pos.shape[2]
+    alpha = new_output(query, shape, accumulator(query.dtype))
     if len(key):
         call = call_of(samples, groups, key.shape[1], key)
         library().score(
@@ -162,8 +164,10 @@ def attention_backward(
     grad_score = alpha * (grad_score - (alpha * grad_score).sum(dim=-1, keepdim=True))
     # s_k = σ q · k(p_k) + b_k
     of_keys = call_of(samples, groups, key.shape[1], key)
-    grad_query = _zeros_if(needs_query, query, alpha.dtype)
-    if (needs_query or needs_pos) and len(key):
+    grad_query = new_output(query, query.shape if needs_query else (0,), alpha.dtype)
+    if len(key) == 0:
+        grad_query.zero_()
+    elif needs_query or needs_pos:
         library().gradients(
             of_keys, features_of(query), _data(grad_score), scale, features_of(key),
             None, _data(grad_pos), _data(grad_query),
@@ -187,7 +191,7 @@ def _sum(call: Call, weight: Tensor, table: Tensor) -> Tensor:
     shape = len(weight), table.shape[1]
     if len(table) == 0:
         return table.new_zeros(shape)
-    out = weight.new_empty(shape)
+    out = new_output(weight, shape, weight.dtype)
     library().sum(call, _data(weight), features_of(table), _data(out))
     return out.to(table.dtype)
 
@@ -201,7 +205,7 @@ def _scatter(
     """Weights ``[N, G, K]``, a factor and nodes ``[N, C]`` ``-> [M, C]``; or two such terms."""
     weight, scale, x = term
     other_weight, other_x = (None, x) if other is None else other
-    table = x.new_empty(num_rows, x.shape[1], dtype=weight.dtype)
+    table = new_output(x, (num_rows, x.shape[1]), weight.dtype)
     if num_rows:
         library().scatter(
             call, _data(weight), scale, features_of(x),
@@ -216,8 +220,8 @@ def _rows(features: Tensor) -> Tensor:
     return features if features.stride(1) == 1 or features.shape[1] <= 1 else features.contiguous()
 
 
-def _zeros_if(need: bool, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return like.new_zeros(like.shape if need else (0,), dtype=dtype or like.dtype)
+def _zeros_if(need: bool, like: Tensor) -> Tensor:
+    return like.new_zeros(like.shape if need else (0,))
 
 
 def _data(tensor: Tensor) -> int | None:

@@ -4,6 +4,9 @@
 
 #include <atomic>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -41,6 +44,17 @@ void work_on(void* pointer) {
 
 }  // namespace
 
+void expect_use(void* memory, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr int64_t large = int64_t{1} << 22, page = 4096;
+  if (bytes < large) return;
+  const uintptr_t start = (reinterpret_cast<uintptr_t>(memory) + page - 1) & -page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) & -page;
+  // Advice: it may be refused.
+  (void)madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
+#endif
+}
+
 void run_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t), void* context) {
   Work work = {{0}, tasks, body, context};
   if (threads > tasks) threads = tasks;
@@ -57,6 +71,9 @@ extern "C" {
 EXPORT void dyngraph_set_parallel(void* function) {
   parallel = reinterpret_cast<Parallel>(function);
 }
+
+// Tells that memory was allocated to be written.
+EXPORT void dyngraph_expect_use(void* memory, int64_t bytes) { expect_use(memory, bytes); }
 
 // The kernels of a variant, or null where the processor can't run them.
 EXPORT const Kernels* dyngraph_kernels(const char* variant) {

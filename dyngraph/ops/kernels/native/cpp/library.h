@@ -69,6 +69,10 @@ struct Kernels {
 
 }  // extern "C"
 
+// Asks for large pages under new memory: the first touch of a small one takes as long as reading
+// it many times. As NumPy does, from 4 MB on.
+void expect_use(void* memory, int64_t bytes);
+
 // Runs `body(context, task)` for all tasks, on at most `threads` threads.
 void run_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t), void* context);
 
