@@ -222,6 +222,7 @@ def test_a_bottleneck_computes_the_same_without_gradients(fusion, zero_init, tra
     given, want = x.clone(), block(x)
     with torch.no_grad():
         out = block(x)
+        assert block.to("meta")(x.to("meta")).shape == out.shape
     assert out.is_contiguous()
     torch.testing.assert_close(out, want, rtol=1e-12, atol=1e-12)
     assert torch.equal(x, given)
