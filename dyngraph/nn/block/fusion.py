@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dyngraph.derivatives import transforms_active
+from dyngraph.ops.large_pages import new_output
 
 FUSIONS = ("sum", "concat")
 
@@ -41,9 +42,9 @@ class Fusion(nn.Module):
         ``relu`` says so.
         """
         if self.mode == "sum":
-            out = x + bias.unsqueeze(1)
+            out = torch.add(x, bias.unsqueeze(1), out=new_output(x, x.shape))
             return out, out
-        out = x.new_empty(len(x), 2 * x.shape[1], x.shape[2])
+        out = new_output(x, (len(x), 2 * x.shape[1], x.shape[2]))
         of_x, of_y = out.chunk(2, dim=1)
         if relu:
             torch.clamp(x, min=0, out=of_x)

@@ -13,11 +13,11 @@ from dyngraph.ops.kernels.native.library import (
     call_of,
     features_of,
     library,
-    new_output,
     rows_of,
     samples_of,
 )
 from dyngraph.ops.kernels.pytorch.corners import corners, corners_backward
+from dyngraph.ops.large_pages import new_output
 from dyngraph.ops.precision import accumulator
 
 SUMS_HALF_TYPES = True
@@ -56,7 +56,7 @@ def gather_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tensor:
     weight, x, index = weight.contiguous(), _rows(x), index.contiguous()
     call = call_of(rows_of(index, num_rows), weight.shape[1], x.shape[1], x)
-    return _scatter(call, num_rows, (weight, 1.0, x))
+    return _scatter(call, num_rows, (weight, 1.0, x))[0]
 
 
 def sampled_sum(
@@ -94,7 +94,7 @@ def sampled_sum_backward(
             _data(grad_weight), _data(grad_pos), None,
         )  # fmt: skip
     if needs_table:
-        grad_table = _scatter(call, len(table), (weight, 1.0, grad_out))
+        grad_table, _ = _scatter(call, len(table), (weight, 1.0, grad_out))
     return grad_weight, grad_table, grad_pos
 
 
@@ -174,14 +174,22 @@ def attention_backward(
         )  # fmt: skip
     grad_key, grad_value = key.new_empty(0), table.new_empty(0)
     to_keys = (grad_score, scale, query)
-    if needs_key and value is None and grad_out is not None:
-        grad_key = _scatter(of_keys, len(key), to_keys, (alpha, grad_out))
-    elif needs_key:
-        grad_key = _scatter(of_keys, len(key), to_keys)
-    if needs_value and grad_out is not None:
-        grad_value = _scatter(of_values, len(table), (alpha, 1.0, grad_out))
-    elif needs_value:
-        grad_value = torch.zeros_like(table)
+    if grad_out is None:
+        if needs_key:
+            grad_key, _ = _scatter(of_keys, len(key), to_keys)
+        if needs_value:
+            grad_value = torch.zeros_like(table)
+    elif needs_key and value is None:
+        grad_key, _ = _scatter(of_keys, len(key), to_keys, (alpha, grad_out))
+    elif needs_key and needs_value and key.shape == table.shape:
+        # The graph is transposed once for both.
+        to_values = (alpha, grad_out)
+        grad_key, grad_value = _scatter(of_keys, len(key), to_keys, to_values, apart=True)
+    else:
+        if needs_key:
+            grad_key, _ = _scatter(of_keys, len(key), to_keys)
+        if needs_value:
+            grad_value, _ = _scatter(of_values, len(table), (alpha, 1.0, grad_out))
     grad_bias = grad_score if needs_bias else alpha.new_empty(0)
     return grad_query.to(query.dtype), grad_key, grad_value, grad_pos, grad_bias
 
@@ -201,18 +209,24 @@ def _scatter(
     num_rows: int,
     term: tuple[Tensor, float, Tensor],
     other: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Weights ``[N, G, K]``, a factor and nodes ``[N, C]`` ``-> [M, C]``; or two such terms."""
+    *,
+    apart: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Weights ``[N, G, K]``, a factor and nodes ``[N, C]`` ``-> [M, C]``; or two such terms.
+
+    They are added, or, ``apart``, make a table each.
+    """
     weight, scale, x = term
     other_weight, other_x = (None, x) if other is None else other
     table = new_output(x, (num_rows, x.shape[1]), weight.dtype)
+    other_table = new_output(x, table.shape, table.dtype) if apart else table
     if num_rows:
         library().scatter(
-            call, _data(weight), scale, features_of(x),
+            call, _data(weight), scale, features_of(x), _data(table),
             None if other_weight is None else _data(other_weight), features_of(other_x),
-            _data(table),
+            _data(other_table),
         )  # fmt: skip
-    return table.to(x.dtype)
+    return table.to(x.dtype), other_table.to(x.dtype)
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -85,7 +85,10 @@ class Library(Structure):
         (
             "scatter",
             CFUNCTYPE(
-                None, POINTER(Call), c_void_p, c_double, Features, c_void_p, Features, c_void_p
+                None,
+                POINTER(Call),
+                *(c_void_p, c_double, Features, c_void_p),
+                *(c_void_p, Features, c_void_p),
             ),
         ),
     )
@@ -98,29 +101,16 @@ def library(variant: str | None = None) -> Library:
     Raises:
         ValueError: If the processor can't run the variant.
     """
-    for name in VARIANTS if variant is None else (variant,):
-        if found := _loaded().dyngraph_kernels(name.encode()):
-            kernels: Library = found.contents
-            return kernels
-    raise ValueError(f"variant: expected one that this processor can run, got {variant!r}")
-
-
-@cache
-def _loaded() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(_PATH))
     loaded.dyngraph_kernels.restype = POINTER(Library)
     loaded.dyngraph_kernels.argtypes = [c_char_p]
-    loaded.dyngraph_expect_use.argtypes = [c_void_p, c_int64]
     loaded.dyngraph_set_parallel.argtypes = [c_void_p]
     loaded.dyngraph_set_parallel(_parallel())
-    return loaded
-
-
-def new_output(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    r"""Memory that a kernel is about to write, on large pages where the system has them."""
-    out = like.new_empty(shape, dtype=dtype)
-    _loaded().dyngraph_expect_use(out.data_ptr(), out.numel() * out.element_size())
-    return out
+    for name in VARIANTS if variant is None else (variant,):
+        if found := loaded.dyngraph_kernels(name.encode()):
+            kernels: Library = found.contents
+            return kernels
+    raise ValueError(f"variant: expected one that this processor can run, got {variant!r}")
 
 
 def samples_of(tensor: Tensor, numbers: Sequence[int], border: bool) -> Samples:

@@ -72,9 +72,6 @@ EXPORT void dyngraph_set_parallel(void* function) {
   parallel = reinterpret_cast<Parallel>(function);
 }
 
-// Tells that memory was allocated to be written.
-EXPORT void dyngraph_expect_use(void* memory, int64_t bytes) { expect_use(memory, bytes); }
-
 // The kernels of a variant, or null where the processor can't run them.
 EXPORT const Kernels* dyngraph_kernels(const char* variant) {
 #if defined(__x86_64__)

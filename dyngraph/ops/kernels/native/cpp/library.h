@@ -61,16 +61,15 @@ struct Kernels {
   // weight = scale * weight, the gradient y of x. Null pointers where none is wanted.
   void (*gradients)(const Call*, Features x, const void* weight, double scale, Features table,
                     void* grad_weight, void* grad_pos, void* grad_x);
-  // t_m = sum over the samples with corner m of weight_k w_ck x [M, C], and the same of a second
-  // pair, added.
-  void (*scatter)(const Call*, const void* weight, double scale, Features x,
-                  const void* other_weight, Features other, void* table);
+  // t_m = sum over the samples with corner m of weight_k w_ck x [M, C]; and the same of a second
+  // pair, if there is one, in a table of its own or added.
+  void (*scatter)(const Call*, const void* weight, double scale, Features x, void* table,
+                  const void* other_weight, Features other, void* other_table);
 };
 
 }  // extern "C"
 
-// Asks for large pages under new memory: the first touch of a small one takes as long as reading
-// it many times. As NumPy does, from 4 MB on.
+// Asks for large pages under new memory, see dyngraph/ops/large_pages.py.
 void expect_use(void* memory, int64_t bytes);
 
 // Runs `body(context, task)` for all tasks, on at most `threads` threads.

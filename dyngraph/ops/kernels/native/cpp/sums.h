@@ -165,18 +165,23 @@ template <class T> class Sums {
     const A* weight;
     A scale;
     Table<T> x;
+    A* table;
   };
 
   // Whatever the number of threads, what is added to a row is added in the order of nodes.
-  void scatter(const Term* terms, int count, A* table) const {
+  void scatter(const Term* terms, int count) const {
+    const bool apart = count > 1 && terms[1].table != terms[0].table;
     for_parts(samples_, [&](const Image& first, int64_t images) {
+      if (first.senders == 0) return;
       if (samples_.own > 1) {
         parallel(images * groups_, threads_, [&](int64_t task) {
-          scatter_group(image_of_part(first, task / groups_), task % groups_, terms, count, table);
+          const Image image = image_of_part(first, task / groups_);
+          scatter_group(image, task % groups_, terms, apart ? 1 : count);
+          if (apart) scatter_group(image, task % groups_, terms + 1, 1);
         });
       } else {
         for (int64_t i = 0; i < images; ++i) {
-          scatter_shared(image_of_part(first, i), terms, count, table);
+          scatter_shared(image_of_part(first, i), terms, count, apart);
         }
       }
     });
@@ -296,12 +301,11 @@ template <class T> class Sums {
   }
 
   // A group with samples of its own adds to rows of its own, which are short.
-  void scatter_group(const Image& image, int64_t h, const Term* terms, int count, A* table) const {
-    if (image.senders == 0) return;
+  void scatter_group(const Image& image, int64_t h, const Term* terms, int count) const {
     const bool copied = copies(image);
     const Buffer<A> memory(copied ? image.senders * channels_ : 0);
     const int64_t stride = copied ? channels_ : groups_ * channels_;
-    A* table_h = table + image.first_sender * groups_ * channels_ + h * channels_;
+    A* table_h = terms[0].table + image.first_sender * groups_ * channels_ + h * channels_;
     A* rows = copied ? memory : table_h;
     for (int64_t i = 0; i < image.senders; ++i) {
       __builtin_memset(rows + i * stride, 0, channels_ * sizeof(A));
@@ -322,7 +326,7 @@ template <class T> class Sums {
   }
 
   // Along the transposed graph: long rows are read several times faster than they are added to.
-  void scatter_shared(const Image& image, const Term* terms, int count, A* table) const {
+  void scatter_shared(const Image& image, const Term* terms, int count, bool apart) const {
     const Transposed<A> graph(samples_, image, threads_);
     parallel((image.senders + kStep - 1) / kStep, threads_, [&](int64_t task) {
       const int64_t first = task * kStep, end = least(first + kStep, image.senders);
@@ -331,15 +335,16 @@ template <class T> class Sums {
       const Buffer<A> weight(most * groups_);
       for (int64_t s = first; s < end; ++s) {
         const int64_t start = graph.start(s), edges = graph.count(s);
-        A* row = table + (image.first_sender + s) * groups_ * channels_;
         for (int t = 0; t < count; ++t) {
+          A* row = terms[t].table + (image.first_sender + s) * groups_ * channels_;
           for (int64_t i = 0; i < edges; ++i) {
             const A* of_sample = numbers(terms[t].weight).at(graph.receiver[start + i], 0) +
                                  graph.sample[start + i];
             const A factor = graph.weight[start + i] * terms[t].scale;
             for (int64_t g = 0; g < groups_; ++g) weight[g * edges + i] = factor * of_sample[g * K];
           }
-          sum_rows<T>(weight, terms[t].x, graph.receiver + start, edges, together_, t > 0, row);
+          sum_rows<T>(weight, terms[t].x, graph.receiver + start, edges, together_, t > 0 && !apart,
+                      row);
         }
       }
     });
@@ -388,16 +393,18 @@ const Kernels kernels = {
                        static_cast<A*>(grad_x));
       });
     },
-    [](const Call* call, const void* weight, double scale, Features x, const void* other_weight,
-       Features other, void* table) {
+    [](const Call* call, const void* weight, double scale, Features x, void* table,
+       const void* other_weight, Features other, void* other_table) {
       with_sums(*call, [&](const auto& sums, auto* type) {
         using A = SumOf<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>;
         using Term = typename std::remove_const_t<std::remove_reference_t<decltype(sums)>>::Term;
         const Term terms[] = {
-            {static_cast<const A*>(weight), static_cast<A>(scale), as_table(x, type)},
-            {static_cast<const A*>(other_weight), A(1), as_table(other, type)},
+            {static_cast<const A*>(weight), static_cast<A>(scale), as_table(x, type),
+             static_cast<A*>(table)},
+            {static_cast<const A*>(other_weight), A(1), as_table(other, type),
+             static_cast<A*>(other_table)},
         };
-        sums.scatter(terms, other_weight ? 2 : 1, static_cast<A*>(table));
+        sums.scatter(terms, other_weight ? 2 : 1);
       });
     },
 };

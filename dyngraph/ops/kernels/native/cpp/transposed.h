@@ -16,36 +16,41 @@ template <class A> class Transposed {
         receiver(image.receivers * degree_),
         sample(image.receivers * degree_),
         weight(image.receivers * degree_) {
-    const int64_t ranges = threads < image.senders ? threads : image.senders;
-    const Buffer<int64_t> end(image.senders + 1);
-    __builtin_memset(end, 0, (image.senders + 1) * sizeof(int64_t));
-    // A counting sort. Each thread has senders of its own, and goes through all nodes.
+    // A counting sort. Each thread has receivers of its own, which follow one another.
+    const int64_t ranges = threads < image.receivers ? threads : image.receivers;
+    const Buffer<int64_t> places(ranges * image.senders);
+    __builtin_memset(places, 0, ranges * image.senders * sizeof(int64_t));
     const auto for_edges = [&](const auto& run) {
       parallel(ranges, threads, [&](int64_t range) {
-        const int64_t low = image.senders * range / ranges;
-        const int64_t high = image.senders * (range + 1) / ranges;
         const Edges<A> edges(samples, image);
         const Buffer<int32_t> senders(degree_);
         const Buffer<A> weights(degree_);
-        for (int64_t i = 0; i < image.receivers; ++i) {
+        int64_t* of_sender = places + range * image.senders;
+        const int64_t end = image.receivers * (range + 1) / ranges;
+        for (int64_t i = image.receivers * range / ranges; i < end; ++i) {
           const int64_t node = image.first_receiver + i;
           edges.find(node, 0, senders, weights);
           for (int64_t e = 0; e < degree_; ++e) {
-            const int64_t sender = senders[e] - image.first_sender;
-            if (sender >= low && sender < high) run(node, e, sender, weights[e]);
+            run(of_sender[senders[e] - image.first_sender], node, e, weights[e]);
           }
         }
       });
     };
-    for_edges([&](int64_t, int64_t, int64_t sender, A) { ++end[sender]; });
+    for_edges([](int64_t& count, int64_t, int64_t, A) { ++count; });
+    // Where the edges of a sender start, and in them those of each thread.
     int64_t total = 0;
-    for (int64_t s = 0; s <= image.senders; ++s) {
-      const int64_t count = end[s];
-      start_[s] = end[s] = total;
-      total += count;
+    for (int64_t s = 0; s < image.senders; ++s) {
+      start_[s] = total;
+      for (int64_t range = 0; range < ranges; ++range) {
+        int64_t& place = places[range * image.senders + s];
+        const int64_t count = place;
+        place = total;
+        total += count;
+      }
     }
-    for_edges([&](int64_t node, int64_t e, int64_t sender, A w) {
-      const int64_t place = end[sender]++;
+    start_[image.senders] = total;
+    for_edges([&](int64_t& next, int64_t node, int64_t e, A w) {
+      const int64_t place = next++;
       receiver[place] = static_cast<int32_t>(node);
       sample[place] = static_cast<int32_t>(e % samples.samples);
       weight[place] = w;
