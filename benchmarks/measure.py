@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 MILLI = 1e3
 MEGA = 1e6
 TURN = 0.5
+LONG = 5.0
 
 
 def arguments(description: str | None, name: str, rounds: int) -> argparse.ArgumentParser:
@@ -49,8 +50,10 @@ def times(
 ) -> dict[str, float]:
     """The median time of each contender in milliseconds.
 
-    They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`: a single
-    short run would pay for the memory and caches lost to another contender's long one.
+    They take turns after a warm-up. A turn is one run, or as many as fit into `TURN`, after one
+    that is not counted, unless it takes longer than `LONG`: it would pay for the memory and caches
+    lost to another contender. On a virtual machine that gives back free memory, half a gigabyte
+    after eight seconds of another took longer than the block that writes it.
     """
     turns = {name: _turn(run, device) for name, run in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
@@ -70,8 +73,15 @@ def _turn(run: Callable[[], Any], device: str) -> Callable[[], list[float]]:
 
         # With CUDA events around each run, with the GPU's cache cleared before it.
         return partial(do_bench, run, rep=int(MILLI * TURN), return_mode="all")
-    repeats = max(1, int(TURN * MILLI / _milliseconds(run)))
-    return lambda: [_milliseconds(run) for _ in range(repeats)]
+    milliseconds = _milliseconds(run)
+    repeats = max(1, int(TURN * MILLI / milliseconds))
+
+    def turn() -> list[float]:
+        if milliseconds < LONG * MILLI:
+            run()
+        return [_milliseconds(run) for _ in range(repeats)]
+
+    return turn
 
 
 def _milliseconds(run: Callable[[], Any]) -> float:

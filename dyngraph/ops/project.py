@@ -34,7 +34,8 @@ def project_maps_to_nodes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def add_projected_nodes(maps: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     r"""Adds that of node features ``[N, C]`` to maps ``[B, C', nodes of a map]``, in place."""
     nodes = x.unflatten(0, (len(maps), maps.shape[2])).transpose(1, 2)
-    return maps.baddbmm_(weight.expand(len(maps), -1, -1), nodes)
+    # By `out=`: counters of products don't know the method.
+    return torch.baddbmm(maps, weight.expand(len(maps), -1, -1), nodes, out=maps)
 
 
 def _is_fast_convolution(x: Tensor, weight: Tensor) -> bool:
