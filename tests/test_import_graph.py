@@ -16,6 +16,7 @@ LAYERS = [
     "grid",
     "multilinear",
     "neighborhood",
+    "ops.large_pages",
     "ops.precision",
     "ops.softmax",
     "ops.project",
