@@ -25,6 +25,7 @@ test-pyg: $(VENV)/.dev
 	$(VENV)-pyg/bin/python -m pytest -q -n 2 tests/ops tests/nn/block -k pyg
 
 # The operators and layers with the oldest PyTorch that is supported, in an environment of its own.
+# The interpreter of its Triton does not work with NumPy 2.4.
 test-floor: $(VENV)-floor/.done
 	$(VENV)-floor/bin/python -m pytest -q -m "not slow" tests/ops tests/nn tests/samplers \
 		tests/test_grid.py tests/test_neighborhood.py
@@ -73,7 +74,7 @@ clean:
 $(VENV)-floor/.done: setup.cfg $(NATIVE)
 	$(PYTHON) -m venv $(VENV)-floor
 	$(VENV)-floor/bin/pip install --quiet 'torch==2.8.*' 'torchvision==0.23.*' 'torch_geometric==2.7.*' \
-		pytest hypothesis onnx onnxscript transformers
+		'numpy<2.4' pytest hypothesis onnx onnxscript transformers
 	$(VENV)-floor/bin/pip install --quiet --editable .
 	touch $@
 

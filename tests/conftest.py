@@ -1,5 +1,6 @@
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import pytest
@@ -40,6 +41,5 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where there is a GPU, the tests of the Triton backend run on it."""
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     triton = parameters.get("backend") == "triton" or "triton" in request.node.path.name
-    torch.set_default_device("cuda" if triton and torch.cuda.is_available() else None)
-    yield
-    torch.set_default_device(None)
+    with torch.device("cuda") if triton and torch.cuda.is_available() else nullcontext():
+        yield

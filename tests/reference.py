@@ -1,5 +1,7 @@
 """Dense equivalents of the library, slow and obviously correct, and small inputs for both."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ def node_positions(grid: Grid) -> Tensor:
     """The position of each node, written as a loop."""
     rows = []
     for shape in grid.shapes:
-        rows += torch.ones(shape).nonzero().tolist()
+        rows += itertools.product(*map(range, shape))
     return torch.tensor(rows, dtype=torch.float32).view(-1, grid.num_axes)
 
 
