@@ -494,6 +494,7 @@ def test_the_true_objects_of_a_detector(show):
     assert pixels[0, 0, 3] == 0
     # An object leads to its middle.
     card.locator("button").last.click()
+    page.state()
     assert page.page.get_by_text("pixel 14, 12").count() == 1
 
 
