@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -189,11 +188,16 @@ class Neighborhood:
                 ]
         shapes, step = self.grid.shapes, len(self.levels)
         of_image = [tuple(shapes[i : i + step]) for i in range(0, len(shapes), step)]
-        pairs = groupby(zip(of_image, self.receiver.shapes, strict=True))
-        return [
-            Maps(len(list(run)), math.prod(own), tuple(map(Level, self.levels, levels)))
-            for (levels, own), run in pairs
-        ]
+        maps: list[Maps] = []
+        last: tuple[object, ...] | None = None
+        # Not with `groupby`, which PyTorch 2.8 can't compile.
+        for of_senders, own in zip(of_image, self.receiver.shapes, strict=True):
+            same = (of_senders, own) == last
+            num_images = maps.pop().num_images + 1 if same else 1
+            levels = tuple(map(Level, self.levels, of_senders))
+            maps.append(Maps(num_images, math.prod(own), levels))
+            last = of_senders, own
+        return maps
 
     def corners(self) -> Corners:
         r"""The corners of all samples, by standard operators.
