@@ -44,7 +44,7 @@ void work_on(void* pointer) {
 
 }  // namespace
 
-void expect_use(void* memory, int64_t bytes) {
+void ask_for_large_pages(void* memory, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr int64_t large = int64_t{1} << 22, page = 4096;
   if (bytes < large) return;

@@ -70,7 +70,7 @@ struct Kernels {
 }  // extern "C"
 
 // Asks for large pages under new memory, see dyngraph/ops/large_pages.py.
-void expect_use(void* memory, int64_t bytes);
+void ask_for_large_pages(void* memory, int64_t bytes);
 
 // Runs `body(context, task)` for all tasks, on at most `threads` threads.
 void run_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t), void* context);

@@ -14,7 +14,7 @@ template <class A> class Buffer {
   explicit Buffer(int64_t count)
       : memory_(malloc(count * sizeof(A) + 2 * VECTOR_BYTES + kLine)),
         data_(reinterpret_cast<A*>((reinterpret_cast<uintptr_t>(memory_) + kLine) & -kLine)) {
-    expect_use(data_, count * sizeof(A));
+    ask_for_large_pages(data_, count * sizeof(A));
   }
   ~Buffer() { free(memory_); }
   Buffer(const Buffer&) = delete;

@@ -127,7 +127,7 @@ inline V fold(const V& a, const V& b, std::integer_sequence<int, lane...>) {
   return lower + upper;
 }
 
-// Writes every so-manieth lane, `count` in all.
+// Writes `count` lanes, from the first on, at equal distances.
 template <int count, class A, int... lane>
 inline void store_every(const VectorOf<A>& vector, A* to, std::integer_sequence<int, lane...>) {
   constexpr int lanes = sizeof...(lane), every = lanes / count;
