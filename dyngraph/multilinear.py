@@ -190,17 +190,32 @@ def corners_in_map(
     pos: Tensor, shape: Sequence[int], border: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     r"""Index, in its map, and weight of each corner: ``[..., K, P] -> [..., 2^P, K]`` each."""
+    nodes, weights = planes_of_corners(pos, shape, border, dtype)
+    return torch.stack(nodes, dim=-2), torch.stack(weights, dim=-2)
+
+
+def planes_of_corners(
+    pos: Tensor, shape: Sequence[int | Tensor], border: bool, dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    r"""The same apart, 2^P indices and as many weights ``[..., K]``.
+
+    Samples may be on maps of several shapes: the lengths are then tensors ``[K]`` in the dtype of
+    ``pos``.
+    """
     nodes: list[Tensor] = []
     weights: list[Tensor] = []
     for length, axis in zip(shape, _axes(pos, shape, border), strict=True):
         indices = [corner.node.to(dtype) for corner in axis]
         factors = [corner.weight for corner in axis]
-        if nodes:
-            nodes = [torch.add(i, row, alpha=length) for row in nodes for i in indices]
-        else:
+        if not nodes:
             nodes = indices
+        elif isinstance(length, Tensor):
+            whole = length.to(dtype)
+            nodes = [torch.addcmul(i, row, whole) for row in nodes for i in indices]
+        else:
+            nodes = [torch.add(i, row, alpha=length) for row in nodes for i in indices]
         weights = [w * factor for w in weights for factor in factors] if weights else factors
-    return torch.stack(nodes, dim=-2), torch.stack(weights, dim=-2)
+    return nodes, weights
 
 
 def corners_backward(
@@ -223,48 +238,48 @@ def _corners_backward_of_block(
     if block.is_empty:
         return torch.zeros_like(pos)
     grad_weight = grad_weight[block.receivers, :, :, block.samples]
-    return corners_backward_in_map(grad_weight, pos, block.shape, border)
+    return planes_backward(grad_weight.unbind(-2), pos, block.shape, border)
 
 
-def corners_backward_in_map(
-    grad_weight: Tensor, pos: Tensor, shape: Sequence[int], border: bool
+def planes_backward(
+    grad_weights: Sequence[Tensor], pos: Tensor, shape: Sequence[int | Tensor], border: bool
 ) -> Tensor:
-    r"""The gradient of positions on maps of one size: ``[..., 2^P, K] -> [..., K, P]``."""
+    r"""The gradient of positions ``[..., K, P]`` from those of :func:`planes_of_corners`."""
     axes = _axes(pos, shape, border)
-    weights = [torch.stack([lower.weight, upper.weight]) for lower, upper in axes]
-    slopes = [torch.stack([lower.outside - 1, 1 - upper.outside]) for lower, upper in axes]
-    # An axis of length 2 for each spatial axis.
-    planes = grad_weight.movedim(-2, 0).reshape(*[2] * len(axes), *pos.shape[:-1])
-    grads = []
+    weights = [(lower.weight, upper.weight) for lower, upper in axes]
+    slopes = [(lower.outside - 1, 1 - upper.outside) for lower, upper in axes]
+    grads: list[Tensor] = []
     for a, slope in enumerate(slopes):
-        # The differentiated axis last.
-        grad = planes.movedim(a, len(axes) - 1)
-        for factor in [*weights[:a], *weights[a + 1 :], slope]:
-            following = [1] * (grad.dim() - factor.dim())
-            grad = (grad * factor.view(2, *following, *pos.shape[:-1])).sum(dim=0)
-        grads.append(grad)
-    grad_pos = torch.stack(grads, dim=-1)
+        factors = [*weights[:a], slope, *weights[a + 1 :]]
+        # The last axis first, whose two corners are side by side.
+        grad = list(grad_weights)
+        for lower, upper in reversed(factors):
+            pairs = zip(grad[::2], grad[1::2], strict=True)
+            grad = [at_lower * lower + at_upper * upper for at_lower, at_upper in pairs]
+        grads += grad
     if border:
-        last = pos.new_tensor(shape) - 1
-        grad_pos = torch.where((pos > 0) & (pos < last), grad_pos, 0)
-    return grad_pos
+        for a, (p, length) in enumerate(zip(pos.unbind(-1), shape, strict=True)):
+            grads[a] = torch.where((p > 0) & (p < length - 1), grads[a], 0)
+    return torch.stack(grads, dim=-1)
 
 
-def _axes(pos: Tensor, shape: Sequence[int], border: bool) -> list[tuple[AxisCorner, AxisCorner]]:
+def _axes(
+    pos: Tensor, shape: Sequence[int | Tensor], border: bool
+) -> list[tuple[AxisCorner, AxisCorner]]:
     return [
         _axis_corners(p.contiguous(), length, border)
         for p, length in zip(pos.unbind(-1), shape, strict=True)
     ]
 
 
-def _axis_corners(p: Tensor, length: int, border: bool) -> tuple[AxisCorner, AxisCorner]:
+def _axis_corners(p: Tensor, length: int | Tensor, border: bool) -> tuple[AxisCorner, AxisCorner]:
     """The lower and the upper corner."""
     if border:
         # Clamping an infinite position would hide it.
         p = torch.where(p.isfinite(), p, torch.nan)
         # On the border, the derivative of a clamp is 0 in new PyTorch and 1 in old. Here it is 0.
         inner = (p > 0) & (p < length - 1)
-        p = torch.where(inner, p, p.detach().clamp(0, length - 1))
+        p = torch.where(inner, p, _clamp(p.detach(), length))
     lower = p.detach().floor()
     # NaN where p is not finite, so that both weights are.
     fraction = p - lower
@@ -275,9 +290,9 @@ def _axis_corners(p: Tensor, length: int, border: bool) -> tuple[AxisCorner, Axi
     )
 
 
-def _axis_corner(corner: Tensor, weight: Tensor, length: int) -> AxisCorner:
+def _axis_corner(corner: Tensor, weight: Tensor, length: int | Tensor) -> AxisCorner:
     # Clamped as a float: the integer cast of a far position is undefined.
-    node = corner.clamp(0, length - 1)
+    node = _clamp(corner, length)
     # Arithmetic in place, because comparisons and new memory take a CPU several times longer.
     outside = (corner - node).abs_().clamp_max_(1)
     # A product, which keeps NaN.
@@ -285,3 +300,10 @@ def _axis_corner(corner: Tensor, weight: Tensor, length: int) -> AxisCorner:
         # Compiled, the forward-mode derivative of `addcmul` crashes PyTorch 2.14.
         return AxisCorner(node, weight - weight * outside, outside)
     return AxisCorner(node, torch.addcmul(weight, weight, outside, value=-1), outside)
+
+
+def _clamp(p: Tensor, length: int | Tensor) -> Tensor:
+    """Into a map."""
+    if isinstance(length, Tensor):
+        return p.clamp_min(0).clamp_max_(length - 1)
+    return p.clamp(0, length - 1)

@@ -9,23 +9,17 @@ import triton.language as tl
 from torch import Tensor
 
 from dyngraph.multilinear import Level, Maps, index_dtype
-from dyngraph.ops.kernels import composed
+from dyngraph.ops.kernels.triton import composed
 from dyngraph.ops.kernels.triton.corners import (
     coordinates,
     corner_slopes,
     corners,
-    corners_backward,
     find_corner,
     free_gradient,
     lengths,
     load_axes,
 )
-from dyngraph.ops.kernels.triton.edges import (
-    gather_dot,
-    gather_sum,
-    scatter_sum,
-    scatter_transposed,
-)
+from dyngraph.ops.kernels.triton.edges import scatter_transposed
 from dyngraph.ops.kernels.triton.tiles import (
     add_rows,
     block_channels,
@@ -35,9 +29,6 @@ from dyngraph.ops.kernels.triton.tiles import (
     program_nodes,
 )
 from dyngraph.ops.precision import accumulator
-
-# Of samples on several levels, attention is made of these: programs work on one level alone.
-_EDGES = composed.EdgeKernels(corners, corners_backward, gather_dot, gather_sum, scatter_sum)
 
 # Numbers that differ from batch to batch, if not from launch to launch: no kernel of its own for
 # each that happens to be 1 or a multiple of 16.
@@ -65,10 +56,9 @@ def attention(
     keep_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """In one pass over the samples, whose corners are computed on the way; nothing is kept."""
+    # Programs work on one level alone.
     if any(len(part.levels) > 1 for part in maps):
-        out, alpha = composed.attention(
-            _EDGES, query, key, value, pos, bias, maps, border, groups, scale
-        )
+        out, alpha = composed.attention(query, key, value, pos, bias, maps, border, groups, scale)
         return out, alpha, alpha.new_empty(0)
     table = key if value is None else value
     out = table.new_zeros(len(query), table.shape[1])
@@ -101,7 +91,7 @@ def attention_backward(
         grad_out = table.new_zeros(len(query), table.shape[1])
     if any(len(part.levels) > 1 for part in maps):
         return composed.attention_backward(
-            _EDGES, grad_out, grad_alpha, query, key, value, pos, alpha, maps, border, groups,
+            grad_out, grad_alpha, query, key, value, pos, alpha, maps, border, groups,
             scale, needs,
         )  # fmt: skip
     needs_query, needs_key, needs_value, needs_pos, needs_bias = needs

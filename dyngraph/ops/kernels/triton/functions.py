@@ -1,19 +1,12 @@
 """What a set of kernels has, as Triton kernels."""
 
-from functools import partial
-
-from dyngraph.ops.kernels import composed
 from dyngraph.ops.kernels.triton.attention import attention, attention_backward
+from dyngraph.ops.kernels.triton.composed import sampled_sum, sampled_sum_backward
 from dyngraph.ops.kernels.triton.corners import corners, corners_backward
 from dyngraph.ops.kernels.triton.edges import gather_dot, gather_sum, scatter_sum
 
 SUMS_HALF_TYPES = True
 RECOMPUTES = True
-
-_EDGES = composed.EdgeKernels(corners, corners_backward, gather_dot, gather_sum, scatter_sum)
-
-sampled_sum = partial(composed.sampled_sum, _EDGES)
-sampled_sum_backward = partial(composed.sampled_sum_backward, _EDGES)
 
 __all__ = [
     "RECOMPUTES",
