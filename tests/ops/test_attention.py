@@ -58,7 +58,7 @@ def leaves(arguments):
 )
 def test_opcheck(value, bias, own, backend):
     # Triton keeps no scores, whatever it is told.
-    arguments = make(backend, value, bias, own=own, keep_scores=backend == "torch")
+    arguments = make(backend, value, bias, own=own, keep_scores=backend != "triton")
     torch.library.opcheck(torch.ops.dyngraph.attention.default, arguments)
 
 
@@ -134,12 +134,14 @@ def test_gradients_that_nobody_asked_for_are_none(backend):
         assert [a.grad is None for a in frozen] == [n != asked for n in range(5)]
 
 
+@pytest.mark.parametrize("backend", [name for name in KERNELS if name != "triton"])
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("value", [True, False])
-def test_recomputing_changes_nothing(value):
+def test_recomputing_changes_nothing(value, own, backend):
     results = []
     for keep_scores in (False, True):
         torch.manual_seed(0)
-        inputs = make("torch", value, keep_scores=keep_scores)
+        inputs = make(backend, value, own=own, keep_scores=keep_scores)
         out, alpha, scores = operators.attention(*inputs)
         assert (scores.numel() > 0) == keep_scores
         loss = out.square().sum() + alpha.square().sum()

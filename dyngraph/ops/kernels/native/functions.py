@@ -21,7 +21,7 @@ from dyngraph.ops.large_pages import new_output
 from dyngraph.ops.precision import accumulator
 
 SUMS_HALF_TYPES = True
-RECOMPUTES = True
+RECOMPUTES = False
 
 __all__ = [
     "RECOMPUTES",
@@ -43,7 +43,7 @@ def gather_dot(x: Tensor, table: Tensor, index: Tensor, groups: int) -> Tensor:
     if len(table):
         x, table, index = _rows(x), _rows(table), index.contiguous()
         call = call_of(rows_of(index, len(table)), groups, x.shape[1], x)
-        library().score(call, features_of(x), features_of(table), 1, None, False, _data(out))
+        library().score(call, features_of(x), features_of(table), 1, None, False, _data(out), None)
     return out
 
 
@@ -90,7 +90,7 @@ def sampled_sum_backward(
     call = call_of(samples, weight.shape[1], table.shape[1], table)
     if (needs_weight or needs_pos) and len(table):
         library().gradients(
-            call, features_of(grad_out), _data(weight), 1, features_of(table),
+            call, features_of(grad_out), _data(weight), 1, features_of(table), None,
             _data(grad_weight), _data(grad_pos), None,
         )  # fmt: skip
     if needs_table:
@@ -116,16 +116,19 @@ def attention(
     samples = samples_of(pos, flatten_maps(maps), border)
     shape = len(query), groups, pos.shape[2]
     alpha = new_output(query, shape, accumulator(query.dtype))
+    kept = (*shape[:2], 2 ** pos.shape[3], shape[2]) if keep_scores else (0,)
+    scores = new_output(query, kept, alpha.dtype)
     if len(key):
         call = call_of(samples, groups, key.shape[1], key)
         library().score(
             call, features_of(query), features_of(key), scale,
-            None if bias is None else _data(bias), True, _data(alpha),
+            None if bias is None else _data(bias), True, _data(alpha), _data(scores),
         )  # fmt: skip
     else:
         alpha = (torch.zeros_like(alpha) if bias is None else bias).softmax(dim=-1)
+        scores.zero_()
     out = _sum(call_of(samples, groups, table.shape[1], table), alpha, table)
-    return out, alpha, alpha.new_empty(0)
+    return out, alpha, scores
 
 
 def attention_backward(
@@ -155,7 +158,7 @@ def attention_backward(
         of_values = call_of(samples, groups, table.shape[1], table)
         if len(table):
             library().gradients(
-                of_values, features_of(grad_out), _data(alpha), 1, features_of(table),
+                of_values, features_of(grad_out), _data(alpha), 1, features_of(table), None,
                 _data(grad_score), _data(grad_pos), None,
             )  # fmt: skip
     if grad_alpha is not None:
@@ -170,7 +173,7 @@ def attention_backward(
     elif needs_query or needs_pos:
         library().gradients(
             of_keys, features_of(query), _data(grad_score), scale, features_of(key),
-            None, _data(grad_pos), _data(grad_query),
+            _data(scores.contiguous()), None, _data(grad_pos), _data(grad_query),
         )  # fmt: skip
     grad_key, grad_value = key.new_empty(0), table.new_empty(0)
     to_keys = (grad_score, scale, query)

@@ -74,13 +74,15 @@ class Library(Structure):
         (
             "score",
             CFUNCTYPE(
-                None, POINTER(Call), Features, Features, c_double, c_void_p, c_int64, c_void_p
+                None,
+                POINTER(Call),
+                *(Features, Features, c_double, c_void_p, c_int64, c_void_p, c_void_p),
             ),
         ),
         ("sum", CFUNCTYPE(None, POINTER(Call), c_void_p, Features, c_void_p)),
         (
             "gradients",
-            CFUNCTYPE(None, POINTER(Call), Features, c_void_p, c_double, Features, *[c_void_p] * 3),
+            CFUNCTYPE(None, POINTER(Call), Features, c_void_p, c_double, Features, *[c_void_p] * 4),
         ),
         (
             "scatter",

@@ -94,7 +94,7 @@ inline void find_corners(const Q* pos, int64_t samples, const MapOfSample<P, Q>&
   // The last samples first: what is written past them belongs to others, which are written later.
   for (int64_t k = (samples - 1) / lanes * lanes; k >= 0 && samples > 0; k -= lanes) {
     const int count = samples - k < lanes ? samples - k : lanes;
-    VectorOf<Q> coordinates[P];
+    VectorOf<Q> coordinates[P] = {};
     load_coordinates<P>(pos + k * P, count, coordinates);
     AxisCorners<Q> axes[P];
     Index<Q> length[P];
@@ -132,7 +132,7 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
   using V = VectorOf<Q>;
   for (int64_t k = 0; k < samples; k += lanes) {
     const int count = samples - k < lanes ? samples - k : lanes;
-    V p[P], last[P], grads[1 << P];
+    V p[P] = {}, last[P], grads[1 << P];
     load_coordinates<P>(pos + k * P, count, p);
     AxisCorners<Q> axes[P];
     UNROLL

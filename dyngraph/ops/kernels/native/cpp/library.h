@@ -52,15 +52,17 @@ struct Call {
 // Sums are of float, or of double for features of double, and so are numbers below that come as
 // void pointers. K samples have 2^P K corners, each with a weight w.
 struct Kernels {
-  // s = scale * sum_c w_ck x . t_ck + bias [N, G, K], or its softmax over k.
+  // s = scale * sum_c w_ck x . t_ck + bias [N, G, K], or its softmax over k; and, if wanted, the
+  // products x . t_ck [N, G, 2^P, K].
   void (*score)(const Call*, Features x, Features table, double scale, const void* bias,
-                int64_t softmax, void* score);
+                int64_t softmax, void* score, void* products);
   // y = sum_ck weight_k w_ck t_ck [N, C].
   void (*sum)(const Call*, const void* weight, Features table, void* out);
   // Of x . y with this y: the gradients of the weights and, added, of positions; and with
-  // weight = scale * weight, the gradient y of x. Null pointers where none is wanted.
+  // weight = scale * weight, the gradient y of x. Null pointers where none is wanted. The products
+  // are those of `score`, if it kept them.
   void (*gradients)(const Call*, Features x, const void* weight, double scale, Features table,
-                    void* grad_weight, void* grad_pos, void* grad_x);
+                    const void* products, void* grad_weight, void* grad_pos, void* grad_x);
   // t_m = sum over the samples with corner m of weight_k w_ck x [M, C]; and the same of a second
   // pair, if there is one, in a table of its own or added.
   void (*scatter)(const Call*, const void* weight, double scale, Features x, void* table,

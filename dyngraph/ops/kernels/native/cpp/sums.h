@@ -101,13 +101,17 @@ template <class T> class Sums {
         // Groups that share their samples are worked on together.
         together_{samples_.own > 1 ? 1 : groups_, channels_} {}
 
-  void score(Table<T> x, Table<T> table, A scale, const A* bias, bool normalize, A* score) const {
+  void score(Table<T> x, Table<T> table, A scale, const A* bias, bool normalize, A* score,
+             A* products) const {
     const Numbers<A> scores = numbers(score);
     for_nodes(table, [&](const Edges<A>&, const Node& node, const Table<T>& rows) {
       const T* x_n = x.row(node.n) + node.h * channels_;
       ahead(x_n + kAhead * x.stride, channels_);
       ahead(scores.at(node.n + kAhead, node.h), K);
       dot_rows<T>(x_n, rows, node.sender, degree_, together_, node.of_edge);
+      if (products) {
+        __builtin_memcpy(products + first_edge(node), node.of_edge, bytes_of_edges());
+      }
       for (int64_t g = 0; g < together_.count; ++g) {
         A* s = scores.at(node.n, node.h + g);
         sum_corners<A>(node.of_edge + g * degree_, node.weight, K, corners_, s);
@@ -128,14 +132,16 @@ template <class T> class Sums {
     });
   }
 
-  void gradients(Table<T> x, const A* weight, A scale, Table<T> table, A* grad_weight,
-                 void* grad_pos, A* grad_x) const {
+  void gradients(Table<T> x, const A* weight, A scale, Table<T> table, const A* products,
+                 A* grad_weight, void* grad_pos, A* grad_x) const {
     const Numbers<const A> weights = numbers(weight);
     const Numbers<A> grad_weights = numbers(grad_weight);
     for_nodes(table, [&](const Edges<A>& edges, const Node& node, const Table<T>& rows) {
       const T* x_n = x.row(node.n) + node.h * channels_;
       ahead(x_n + kAhead * x.stride, channels_);
-      if (grad_weight || grad_pos) {
+      if (products) {
+        __builtin_memcpy(node.of_edge, products + first_edge(node), bytes_of_edges());
+      } else if (grad_weight || grad_pos) {
         dot_rows<T>(x_n, rows, node.sender, degree_, together_, node.of_edge);
       }
       if (grad_pos) {
@@ -241,6 +247,10 @@ template <class T> class Sums {
 
   template <class B> Numbers<B> numbers(B* data) const { return {data, groups_, K}; }
 
+  // Where a node's edges start among those of all nodes and groups, and the bytes of its numbers.
+  int64_t first_edge(const Node& node) const { return (node.n * groups_ + node.h) * degree_; }
+  int64_t bytes_of_edges() const { return together_.count * degree_ * sizeof(A); }
+
   // Calls `run(edges, node)` for the nodes from `first` to `end` of an image, and a group h.
   template <class Run>
   void for_nodes_of(const Image& image, int64_t h, int64_t first, int64_t end,
@@ -328,26 +338,27 @@ template <class T> class Sums {
   // Along the transposed graph: long rows are read several times faster than they are added to.
   void scatter_shared(const Image& image, const Term* terms, int count, bool apart) const {
     const Transposed<A> graph(samples_, image, threads_);
-    parallel((image.senders + kStep - 1) / kStep, threads_, [&](int64_t task) {
-      const int64_t first = task * kStep, end = least(first + kStep, image.senders);
-      int64_t most = 0;
-      for (int64_t s = first; s < end; ++s) most = graph.count(s) > most ? graph.count(s) : most;
-      const Buffer<A> weight(most * groups_);
-      for (int64_t s = first; s < end; ++s) {
-        const int64_t start = graph.start(s), edges = graph.count(s);
-        for (int t = 0; t < count; ++t) {
-          A* row = terms[t].table + (image.first_sender + s) * groups_ * channels_;
+    // One term after the other, so that the cache holds the rows of one.
+    for (int t = 0; t < count; ++t) {
+      const Term& term = terms[t];
+      const Numbers<const A> weights = numbers(term.weight);
+      parallel((image.senders + kStep - 1) / kStep, threads_, [&](int64_t task) {
+        const int64_t first = task * kStep, end = least(first + kStep, image.senders);
+        int64_t most = 0;
+        for (int64_t s = first; s < end; ++s) most = graph.count(s) > most ? graph.count(s) : most;
+        const Buffer<A> weight(most * groups_);
+        for (int64_t s = first; s < end; ++s) {
+          const int64_t start = graph.start(s), edges = graph.count(s);
           for (int64_t i = 0; i < edges; ++i) {
-            const A* of_sample = numbers(terms[t].weight).at(graph.receiver[start + i], 0) +
-                                 graph.sample[start + i];
-            const A factor = graph.weight[start + i] * terms[t].scale;
+            const A* of_sample = weights.at(graph.receiver[start + i], 0) + graph.sample[start + i];
+            const A factor = graph.weight[start + i] * term.scale;
             for (int64_t g = 0; g < groups_; ++g) weight[g * edges + i] = factor * of_sample[g * K];
           }
-          sum_rows<T>(weight, terms[t].x, graph.receiver + start, edges, together_, t > 0 && !apart,
-                      row);
+          sum_rows<T>(weight, term.x, graph.receiver + start, edges, together_, t > 0 && !apart,
+                      term.table + (image.first_sender + s) * groups_ * channels_);
         }
-      }
-    });
+      });
+    }
   }
 
   const Samples& samples_;
@@ -371,11 +382,12 @@ template <class T> Table<T> as_table(Features x, const T*) {
 extern const Kernels kernels;
 const Kernels kernels = {
     [](const Call* call, Features x, Features table, double scale, const void* bias,
-       int64_t softmax, void* score) {
+       int64_t softmax, void* score, void* products) {
       with_sums(*call, [&](const auto& sums, auto* type) {
         using A = SumOf<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>;
         sums.score(as_table(x, type), as_table(table, type), static_cast<A>(scale),
-                   static_cast<const A*>(bias), softmax != 0, static_cast<A*>(score));
+                   static_cast<const A*>(bias), softmax != 0, static_cast<A*>(score),
+                   static_cast<A*>(products));
       });
     },
     [](const Call* call, const void* weight, Features table, void* out) {
@@ -385,12 +397,12 @@ const Kernels kernels = {
       });
     },
     [](const Call* call, Features x, const void* weight, double scale, Features table,
-       void* grad_weight, void* grad_pos, void* grad_x) {
+       const void* products, void* grad_weight, void* grad_pos, void* grad_x) {
       with_sums(*call, [&](const auto& sums, auto* type) {
         using A = SumOf<std::remove_const_t<std::remove_pointer_t<decltype(type)>>>;
         sums.gradients(as_table(x, type), static_cast<const A*>(weight), static_cast<A>(scale),
-                       as_table(table, type), static_cast<A*>(grad_weight), grad_pos,
-                       static_cast<A*>(grad_x));
+                       as_table(table, type), static_cast<const A*>(products),
+                       static_cast<A*>(grad_weight), grad_pos, static_cast<A*>(grad_x));
       });
     },
     [](const Call* call, const void* weight, double scale, Features x, void* table,
