@@ -83,17 +83,19 @@ class RelativePosition(nn.Module):
         self, rows: Tensor, rel_width: Tensor, rel_height: Tensor, batch: int
     ) -> Tensor:
         """Scores ``[B H W, K]`` of rows of maps ``[B H, W, d]``."""
-        along_width = (rows.transpose(0, 1) @ rel_width).transpose(0, 1)
-        along_height = (rows @ rel_height).unflatten(0, (batch, -1))
+        # By the table from the left: products with few columns take a CPU four times as long.
+        along_width = rel_width @ rows.permute(1, 2, 0)
+        along_height = (rel_height @ rows.transpose(1, 2)).unflatten(0, (batch, -1))
         # Even if sizes agree: an exported program cannot choose.
-        size = along_height.shape[1:3]
-        resized: Tensor = F.interpolate(along_height.transpose(1, 3), size, mode="bilinear")
-        scores: Tensor = along_width.unflatten(0, (batch, -1)) + resized.movedim(1, -1)
+        size = along_height.shape[1], along_height.shape[3]
+        resized: Tensor = F.interpolate(along_height.permute(0, 2, 3, 1), size, mode="bilinear")
+        by_node = along_width.permute(2, 0, 1).unflatten(0, (batch, -1))
+        scores: Tensor = by_node + resized.movedim(1, -1)
         return scores.flatten(0, 2)
 
     def _tables(self, table: Tensor, length: int) -> Tensor:
-        """The rows ``length - 1 - place + s`` of a resized table for each place, ``[L, d, K]``."""
+        """The rows ``length - 1 - place + s`` of a resized table for each place, ``[L, K, d]``."""
         size = length + self.num_samples - 1
         table = F.interpolate(table.t().unsqueeze(0), size, mode="linear")[0].t()
         windows = [table.narrow(0, s, length) for s in range(self.num_samples)]
-        return torch.stack(windows, dim=2).flip(0)
+        return torch.stack(windows, dim=1).flip(0)
