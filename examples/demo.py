@@ -6,8 +6,8 @@ a wall. A network whose receptive field is 47 pixels wide can only guess the lat
     python examples/demo.py
 
 Prints a table, and writes pictures and a page on which to look at what the models listen to, to
-``runs/demo``. Models already trained there are not trained again, and an interrupted one is
-resumed.
+``runs/demo``; the page of the first one as soon as it is trained. Models already trained there are
+not trained again, and an interrupted one is resumed.
 """
 
 import argparse
@@ -62,6 +62,10 @@ CONTEXTS: dict[str, str | Callable[[int], nn.Module] | None] = {
     # Rates that reach a node of the 16x32 map in every direction.
     "DGMN": partial(DGMNBlock, rates=(1, 12)),
 }
+# Trained first, so that there is something to look at while the others are.
+FIRST = "RepGraph"
+# On the page at the end.
+SHOWN = ("Non-local", "RepGraph", "DGMN")
 SIZE = (64, 128)
 # Pixels on the road, where the objects stand.
 PIXELS = ((54, 20), (54, 64), (54, 108))
@@ -151,12 +155,11 @@ def draw(models: dict[str, nn.Module], scenes: Path, folder: Path) -> list[Path]
 
 
 def view(models: dict[str, nn.Module], scenes: Path, folder: Path) -> Path:
-    """Writes a page of what three of the models listen to on a validation image."""
+    """Writes a page of what models listen to on a validation image."""
     data = CityscapesSegmentation(scenes, "val", transform=eval_transform())
     image, label = data[0]
-    shown = {name: models[name] for name in ("Non-local", "RepGraph", "DGMN")}
     viewer = explore(
-        shown,
+        models,
         image.unsqueeze(0),
         label=label,
         class_names=CLASS_NAMES,
@@ -180,14 +183,16 @@ def main() -> None:
     scenes = args.out / "scenes"
     generate_scenes(scenes, size=SIZE, seed=args.seed)
     models, rows = {}, {}
-    for name in CONTEXTS:
+    for name in (FIRST, *(name for name in CONTEXTS if name != FIRST)):
         folder = args.out / name.replace(" ", "_")
         models[name], rows[name] = train(name, scenes, folder, args.steps, args.seed)
-    print_table(rows)
+        if name == FIRST:
+            page = view(models, scenes, args.out)
+            print(f"\nWhat {name} listens to, to open in a browser meanwhile:\n  {page}")
+    print_table({name: rows[name] for name in CONTEXTS})
     print("\nPictures:", *draw(models, scenes, args.out), sep="\n  ")
-    print(
-        "\nWhat they listen to, to open in a browser:", view(models, scenes, args.out), sep="\n  "
-    )
+    page = view({name: models[name] for name in SHOWN}, scenes, args.out)
+    print(f"\nWhat {', '.join(SHOWN)} listen to, to open in a browser:\n  {page}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyngraph.multilinear import Maps, index_dtype
 from dyngraph.ops.kernels.pytorch.corners import corners, corners_backward
-from dyngraph.ops.kernels.pytorch.rows import dot_rows, fill, reorder, sum_rows, transpose_index
+from dyngraph.ops.kernels.pytorch.rows import dot_rows, reorder, sum_rows, transpose_index
 from dyngraph.ops.softmax import softmax_over_samples
 
 
@@ -39,7 +39,7 @@ def attention(
         corner_score = dot_rows(query_g, key_g, index.flatten(1)).view(weight.shape)
         score = (corner_score * weight).sum(dim=1) * scale
         alpha_g = softmax_over_samples(score if bias is None else score + bias[:, g])
-        fill(out_g, sum_rows(index.flatten(1), [(corner_alpha(alpha_g, weight), value_g)]))
+        sum_rows(index.flatten(1), [(corner_alpha(alpha_g, weight), value_g)], out=out_g)
         alpha[:, g] = alpha_g
         if keep_scores:
             scores[:, g] = corner_score
@@ -82,7 +82,7 @@ def attention_backward(
             grad_weight = None
             if needs_key or needs_value:
                 order, ptr = transpose_index(edges, len(key))
-                receiver, start = order // max(edges.shape[1], 1), ptr[:-1]
+                receiver = order // max(edges.shape[1], 1)
         query_g, key_g, value_g = block(query, g), block(key, g), block(table, g)
         grad_out_g, alpha_g = block(grad_out, g), alpha[:, g]
 
@@ -113,15 +113,15 @@ def attention_backward(
                     grad_weight.unsqueeze(1).to(pos.dtype), pos[:, here], maps, border
                 )
         if needs_query:
-            fill(block(grad_query, g), sum_rows(edges, [(grad_corner_score, key_g)]))
+            sum_rows(edges, [(grad_corner_score, key_g)], out=block(grad_query, g))
         if needs_key:
             terms = [(reorder(grad_corner_score, order), query_g)]
             if value is None:
                 terms.append((reorder(weight_g, order), grad_out_g))
-            fill(block(grad_key, g), sum_rows(receiver, terms, start))
+            sum_rows(receiver, terms, ptr, out=block(grad_key, g))
         if needs_value:
             terms = [(reorder(weight_g, order), grad_out_g)]
-            fill(block(grad_value, g), sum_rows(receiver, terms, start))
+            sum_rows(receiver, terms, ptr, out=block(grad_value, g))
     return grad_query, grad_key, grad_value, grad_pos, grad_bias
 
 

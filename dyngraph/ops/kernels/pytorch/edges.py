@@ -7,13 +7,12 @@ from torch import Tensor
 
 from dyngraph.ops.kernels.pytorch.rows import (
     dot_rows,
-    fill,
     is_read_often,
-    join,
     reorder,
     sum_rows,
     transpose_index,
 )
+from dyngraph.ops.large_pages import new_output
 from dyngraph.ops.precision import accumulator
 
 
@@ -36,11 +35,11 @@ def gather_sum(weight: Tensor, table: Tensor, index: Tensor) -> Tensor:
         out = gather_sum(weight, _rows_of_groups(table, groups), of_all)
         return out.view(len(index), table.shape[1])
     if groups == 1:
-        return join(sum_rows(index[:, 0], [(weight[:, 0], table)]), table.shape[1])
-    out = table.new_empty(len(index), table.shape[1])
+        return sum_rows(index[:, 0], [(weight[:, 0], table)])
+    out = new_output(table, (len(index), table.shape[1]))
     blocks = zip(table.chunk(groups, dim=1), out.chunk(groups, dim=1), strict=True)
     for g, (rows, block) in enumerate(blocks):
-        fill(block, sum_rows(of_group(index, g), [(weight[:, g], rows)]))
+        sum_rows(of_group(index, g), [(weight[:, g], rows)], out=block)
     return out
 
 
@@ -53,13 +52,13 @@ def scatter_sum(weight: Tensor, x: Tensor, index: Tensor, num_rows: int) -> Tens
         return out.view(num_rows, x.shape[1])
     if groups == 1:
         node, order, ptr = _transposed(index[:, 0], num_rows)
-        return join(sum_rows(node, [(reorder(weight[:, 0], order), x)], ptr), x.shape[1])
-    out = x.new_empty(num_rows, x.shape[1])
+        return sum_rows(node, [(reorder(weight[:, 0], order), x)], ptr)
+    out = new_output(x, (num_rows, x.shape[1]))
     blocks = zip(x.chunk(groups, dim=1), out.chunk(groups, dim=1), strict=True)
     for g, (rows, block) in enumerate(blocks):
         if g < index.shape[1]:
             node, order, ptr = _transposed(index[:, g], num_rows)
-        fill(block, sum_rows(node, [(reorder(weight[:, g], order), rows)], ptr))
+        sum_rows(node, [(reorder(weight[:, g], order), rows)], ptr, out=block)
     return out
 
 
@@ -71,7 +70,7 @@ def of_group(index: Tensor, g: int) -> Tensor:
 def _transposed(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     r"""The transposed graph: nodes ``[N * L]``, the order of their edges, and where rows start."""
     order, ptr = transpose_index(index, num_rows)
-    return order // max(index.shape[1], 1), order, ptr[:-1]
+    return order // max(index.shape[1], 1), order, ptr
 
 
 def _as_one_group(index: Tensor, num_rows: int) -> Tensor | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dyngraph.ops.large_pages import new_output
 
 # Elements of the temporary of `_dot_chunked`: 64 MB in float32.
 _CHUNK = 2**24
@@ -59,8 +59,11 @@ def _dot_chunked(x: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def sum_rows(
-    index: Tensor, terms: list[tuple[Tensor, Tensor]], ptr: Tensor | None = None
-) -> Iterator[Tensor]:
+    index: Tensor,
+    terms: list[tuple[Tensor, Tensor]],
+    ptr: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     r"""Weighted sums of rows, added up over several weights and tables.
 
     In blocks of channels that fit the cache: time goes into memory here, most of all into memory
@@ -70,27 +73,45 @@ def sum_rows(
         index: The rows ``[B, L]``; or ``[E]``, of which those from one of ``ptr`` to the next are
             summed.
         terms: For each, the weights, as many as indices, and the table ``[M, C]``.
-        ptr: ``[B]``.
+        ptr: ``[B + 1]``.
+        out: What is written to, ``[B, C]``.
 
-    Yields:
-        ``[B, C_b]``, the sums in the next block of the C channels.
+    Returns:
+        ``[B, C]``.
     """
     weights = [weight.reshape(index.shape).contiguous() for weight, _ in terms]
     tables = [table for _, table in terms]
-    num_sums = len(index if ptr is None else ptr)
+    num_sums, channels = len(index if ptr is None else ptr[1:]), tables[0].shape[1]
     # `embedding_bag` reads out of bounds where there is nothing to read or to write.
     if 0 in (num_sums, index.numel(), tables[0].numel()):
-        yield tables[0].new_zeros(num_sums, tables[0].shape[1])
-        return
+        out = tables[0].new_empty(num_sums, channels) if out is None else out
+        return out.zero_()
     width = _block_width(tables[0], reads=index.numel())
-    for blocks in zip(*(table.split(width, dim=1) for table in tables), strict=True):
-        first, *others = (
-            F.embedding_bag(index, block.contiguous(), ptr, mode="sum", per_sample_weights=weight)
-            for weight, block in zip(weights, blocks, strict=True)
+    if out is None and width >= channels:
+        return _bags(index, weights, tables, ptr)
+    out = new_output(tables[0], (num_sums, channels)) if out is None else out
+    for start in range(0, channels, width):
+        block = slice(start, start + width)
+        out[:, block] = _bags(index, weights, [table[:, block] for table in tables], ptr)
+    return out
+
+
+def _bags(index: Tensor, weights: list[Tensor], tables: list[Tensor], ptr: Tensor | None) -> Tensor:
+    """The sums of :func:`sum_rows`, in memory of their own."""
+    first, *others = (
+        F.embedding_bag(
+            index,
+            table.contiguous(),
+            ptr,
+            mode="sum",
+            per_sample_weights=weight,
+            include_last_offset=ptr is not None,
         )
-        for other in others:
-            first += other
-        yield first
+        for weight, table in zip(weights, tables, strict=True)
+    )
+    for other in others:
+        first += other
+    return first
 
 
 def _block_width(table: Tensor, reads: int) -> int:
@@ -107,24 +128,6 @@ def _block_width(table: Tensor, reads: int) -> int:
 def is_read_often(reads: int, num_rows: int) -> bool:
     r"""Whether a number of reads is large enough to prepare a table for them."""
     return reads >= _READS * num_rows
-
-
-def fill(out: Tensor, blocks: Iterable[Tensor]) -> None:
-    r"""Writes blocks of channels side by side."""
-    start = 0
-    for block in blocks:
-        out[:, start : start + block.shape[1]] = block
-        start += block.shape[1]
-
-
-def join(blocks: Iterator[Tensor], channels: int) -> Tensor:
-    r"""Blocks of channels side by side, without a copy if there is one."""
-    first = next(blocks)
-    if first.shape[1] == channels:
-        return first
-    out = first.new_empty(len(first), channels)
-    fill(out, itertools.chain([first], blocks))
-    return out
 
 
 def transpose_index(index: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

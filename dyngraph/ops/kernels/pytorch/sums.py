@@ -29,13 +29,13 @@ def sampled_sum_backward(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     needs_weight, needs_table, needs_pos = needs
-    grad_weight, grad_table, grad_pos = (
-        torch.empty_like(like, memory_format=torch.contiguous_format) if need else like.new_empty(0)
-        for like, need in zip((weight, table, pos), needs, strict=True)
-    )
+    grad_weight = weight.new_empty(weight.shape if needs_weight else (0,))
+    grad_pos = pos.new_empty(pos.shape if needs_pos else (0,))
     edges, by_corner = _weighted_edges(weight, pos, maps, border)
     if needs_table:
         grad_table = scatter_sum(by_corner, grad_out, edges, len(table))
+    else:
+        grad_table = table.new_empty(0)
     if not (needs_weight or needs_pos):
         return grad_weight, grad_table, grad_pos
     groups = weight.shape[1]
