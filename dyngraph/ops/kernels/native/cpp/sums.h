@@ -298,7 +298,10 @@ template <class T> class Sums {
   // A node's numbers [groups together, K], with room behind for a vector.
   const A* numbers_of(const Node& node, Numbers<const A> all) const {
     ahead(all.at(node.n + kAhead, node.h), K);
-    __builtin_memcpy(node.numbers, all.at(node.n, node.h), together_.count * K * sizeof(A));
+    // Of no samples there is no memory either.
+    if (K > 0) {
+      __builtin_memcpy(node.numbers, all.at(node.n, node.h), together_.count * K * sizeof(A));
+    }
     return node.numbers;
   }
 
