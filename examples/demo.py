@@ -188,7 +188,9 @@ def main() -> None:
         models[name], rows[name] = train(name, scenes, folder, args.steps, args.seed)
         if name == FIRST:
             page = view(models, scenes, args.out)
-            print(f"\nWhat {name} listens to, to open in a browser meanwhile:\n  {page}")
+            print(
+                f"\nWhat {name} listens to, to open in a browser meanwhile:\n  {page}", flush=True
+            )
     print_table({name: rows[name] for name in CONTEXTS})
     print("\nPictures:", *draw(models, scenes, args.out), sep="\n  ")
     page = view({name: models[name] for name in SHOWN}, scenes, args.out)
