@@ -56,14 +56,15 @@ inline AxisCorners<Q> axis_corners(VectorOf<Q> p, VectorOf<Q> last, bool border)
   return corners;
 }
 
-// The coordinates of `count` samples along each axis; for lanes that are left, those of node 0.
+// The coordinates of samples along each axis, as many as a vector has lanes; where fewer are left in
+// memory, those of node 0.
 template <int P, class Q>
-inline void load_coordinates(const Q* pos, int count, VectorOf<Q>* coordinates) {
+inline void load_coordinates(const Q* pos, int64_t left, VectorOf<Q>* coordinates) {
   constexpr int lanes = Lanes<Q>::count;
   Q padded[lanes * P];
-  if (count < lanes) {
+  if (left < lanes) {
     __builtin_memset(padded, 0, sizeof padded);
-    __builtin_memcpy(padded, pos, count * P * sizeof(Q));
+    __builtin_memcpy(padded, pos, left * P * sizeof(Q));
     pos = padded;
   }
   UNROLL
@@ -87,15 +88,15 @@ template <class To, class V> inline void store_as(To* to, const V& vector, int l
 }
 
 // Sender and weight of each corner of a node's samples, [2^P, K], with room behind for a vector.
+// Of positions, `left` are in memory, these samples' and those of later nodes.
 template <int P, class Q, class A>
-inline void find_corners(const Q* pos, int64_t samples, const MapOfSample<P, Q>& maps, bool border,
-                         int32_t* index, A* weight) {
+inline void find_corners(const Q* pos, int64_t left, int64_t samples,
+                         const MapOfSample<P, Q>& maps, bool border, int32_t* index, A* weight) {
   constexpr int lanes = Lanes<Q>::count;
   // The last samples first: what is written past them belongs to others, which are written later.
   for (int64_t k = (samples - 1) / lanes * lanes; k >= 0 && samples > 0; k -= lanes) {
-    const int count = samples - k < lanes ? samples - k : lanes;
     VectorOf<Q> coordinates[P] = {};
-    load_coordinates<P>(pos + k * P, count, coordinates);
+    load_coordinates<P>(pos + k * P, left - k, coordinates);
     AxisCorners<Q> axes[P];
     Index<Q> length[P];
     UNROLL
@@ -126,14 +127,13 @@ inline void find_corners(const Q* pos, int64_t samples, const MapOfSample<P, Q>&
 // Adds to the gradient [K, P] of positions, from that of the weights of their corners [2^P, K],
 // with room behind for a vector.
 template <int P, class Q, class A>
-inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples,
+inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t left, int64_t samples,
                              const MapOfSample<P, Q>& maps, bool border, Q* grad_pos) {
   constexpr int lanes = Lanes<Q>::count;
   using V = VectorOf<Q>;
   for (int64_t k = 0; k < samples; k += lanes) {
-    const int count = samples - k < lanes ? samples - k : lanes;
     V p[P] = {}, last[P], grads[1 << P];
-    load_coordinates<P>(pos + k * P, count, p);
+    load_coordinates<P>(pos + k * P, left - k, p);
     AxisCorners<Q> axes[P];
     UNROLL
     for (int a = 0; a < P; ++a) {
@@ -174,8 +174,9 @@ inline void add_pos_gradient(const A* grad_weight, const Q* pos, int64_t samples
     UNROLL
     for (int i = 0; i < lanes * P; i += lanes) {
       Q* to = grad_pos + k * P + i;
-      const int64_t left = (samples - k) * P - i;
-      if (left > 0) store_of(to, load_of(to, left) + load(grad + i), left);
+      const int64_t rest = (samples - k) * P - i;
+      if (rest >= lanes) store(to, load(to) + load(grad + i));
+      for (int64_t j = 0; rest < lanes && j < rest; ++j) to[j] += grad[i + j];
     }
   }
 }

@@ -79,6 +79,7 @@ template <class A> class Edges {
  public:
   Edges(const Samples& samples, const Image& image)
       : samples_(samples),
+        end_(image.first_receiver + image.receivers),
         padded_(samples.samples + Lanes<float>::count),
         integers_((samples.axes + 1) * padded_),
         reals_((samples.axes + 1) * padded_ * 2) {
@@ -107,20 +108,25 @@ template <class A> class Edges {
       return;
     }
     with_types(place, [&](auto* pos, const auto& maps) {
-      find_corners(pos, samples_.samples, maps, samples_.border, sender, weight);
+      find_corners(pos, left(place), samples_.samples, maps, samples_.border, sender, weight);
     });
   }
 
   // Adds to the gradient of positions, [N, H, K, P] or null, that of the weights of edges.
   void add_gradient(int64_t node, int64_t h, const A* grad_weight, void* grad_pos) const {
-    with_types(node * samples_.own + h, [&](auto* pos, const auto& maps) {
+    const int64_t place = node * samples_.own + h;
+    with_types(place, [&](auto* pos, const auto& maps) {
       using Q = std::remove_const_t<std::remove_pointer_t<decltype(pos)>>;
       Q* grad = static_cast<Q*>(grad_pos) + (pos - static_cast<const Q*>(samples_.pos));
-      add_pos_gradient(grad_weight, pos, samples_.samples, maps, samples_.border, grad);
+      add_pos_gradient(grad_weight, pos, left(place), samples_.samples, maps, samples_.border,
+                       grad);
     });
   }
 
  private:
+  // The samples from a place to the image's end.
+  int64_t left(int64_t place) const { return (end_ * samples_.own - place) * samples_.samples; }
+
   template <class Q> void describe(const Image& image) {
     Q* reals = reinterpret_cast<Q*>(static_cast<float*>(reals_));
     const int64_t levels = samples_.maps[0], axes = samples_.axes;
@@ -175,6 +181,7 @@ template <class A> class Edges {
   }
 
   const Samples& samples_;
+  const int64_t end_;
   const int64_t padded_;
   const Buffer<int32_t> integers_;
   const Buffer<float> reals_;

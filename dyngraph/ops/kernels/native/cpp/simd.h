@@ -91,11 +91,7 @@ template <class A> inline void store(A* to, const VectorOf<A>& vector, int count
   __builtin_memcpy(to, &vector, count * sizeof(A));
 }
 
-// Of `left` numbers as many as a vector has lanes, and zeros.
-template <class A> inline VectorOf<A> load_of(const A* from, int64_t left) {
-  return left < Lanes<A>::count ? load(from, left) : load(from);
-}
-
+// Of `left` numbers at most as many as a vector has lanes.
 template <class A> inline void store_of(A* to, const VectorOf<A>& vector, int64_t left) {
   if (left < Lanes<A>::count) {
     store(to, vector, left);
