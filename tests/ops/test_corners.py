@@ -7,9 +7,10 @@ from backends import KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyngraph import Grid, Neighborhood
-from dyngraph.multilinear import flatten_maps
+from dyngraph import Grid, Neighborhood, multilinear
+from dyngraph.multilinear import Level, Maps, flatten_maps
 from dyngraph.ops import find_corners, interpolate
+from dyngraph.ops.kernels import load_kernels
 
 GRID = Grid([[3, 4], [3, 4], [2, 5]])
 PADDING_MODES = ["zeros", "border"]
@@ -116,3 +117,28 @@ def test_operators_share_corners(backend):
             ValueError, match=r"^corners: expected those of near, .*\[34, 1, 4, 2\]"
         ):
             interpolate(x, near, corners=find_corners(other), backend=backend)
+
+
+def test_plain_corners_of_some_nodes_at_a_time(monkeypatch):
+    """On three levels, one without nodes, of two images and one of another size."""
+    levels = [[(3, 4), (0, 5), (2, 2)], [(1, 6), (0, 5), (3, 1)]]
+    maps = [
+        Maps(images, receivers, tuple(Level(2, shape) for shape in shapes))
+        for images, receivers, shapes in zip((2, 1), (5, 4), levels, strict=True)
+    ]
+    num_receivers = sum(part.num_receivers for part in maps)
+    pos = 4 * torch.rand(num_receivers, 3, 6, 2, dtype=torch.float64) - 1
+    pos[0, 0, 2] = torch.nan
+    expected, weight = multilinear.corners(pos, maps, False, torch.int32)
+    grad_weight = torch.randn_like(weight)
+    monkeypatch.setattr("dyngraph.ops.kernels.pytorch.corners._SAMPLES", 40)
+    kernels = load_kernels("torch")
+    index, got = kernels.corners(pos, maps, False, torch.int32)
+    torch.testing.assert_close(got, weight, rtol=0, atol=0)
+    assert torch.equal(index[got != 0], expected[got != 0])
+    num_senders = sum(part.num_senders for part in maps)
+    assert ((index >= 0) & (index < num_senders)).all()
+    grad_pos = kernels.corners_backward(grad_weight, pos, maps, False)
+    want = multilinear.corners_backward(grad_weight, pos, maps, False)
+    torch.testing.assert_close(grad_pos, want)
+    assert (grad_pos[:, :, 2:4] == 0).all()

@@ -149,7 +149,8 @@ def attention_backward(
     needs_query, needs_key, needs_value, needs_pos, needs_bias = needs
     table = key if value is None else value
     grad_pos = _zeros_if(needs_pos, pos)
-    alpha, query, key, pos = alpha.contiguous(), _rows(query), _rows(key), pos.contiguous()
+    alpha, scores, pos = alpha.contiguous(), scores.contiguous(), pos.contiguous()
+    query, key = _rows(query), _rows(key)
     samples = samples_of(pos, flatten_maps(maps), border)
     # y = Σ_k α_k v(p_k)
     grad_score = torch.zeros_like(alpha)
@@ -173,7 +174,7 @@ def attention_backward(
     elif needs_query or needs_pos:
         library().gradients(
             of_keys, features_of(query), _data(grad_score), scale, features_of(key),
-            _data(scores.contiguous()), None, _data(grad_pos), _data(grad_query),
+            _data(scores), None, _data(grad_pos), _data(grad_query),
         )  # fmt: skip
     grad_key, grad_value = key.new_empty(0), table.new_empty(0)
     to_keys = (grad_score, scale, query)
